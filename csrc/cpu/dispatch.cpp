@@ -1,0 +1,46 @@
+// Which tile code this CPU runs. REPSIM_HAS_X86 is set by the build where the x86 variants exist.
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+#include "tiles.h"
+
+namespace repsim::cpu {
+
+namespace generic { extern const TileOps ops; }
+#if REPSIM_HAS_X86
+namespace avx2 { extern const TileOps ops; }
+namespace avx512 { extern const TileOps ops; }
+#endif
+
+namespace {
+
+const TileOps& choose() {
+  // For tests and bug reports: REPSIM_ISA=generic|avx2 asks for an older instruction set than the CPU has.
+  const char* asked = std::getenv("REPSIM_ISA");
+  const auto allowed = [&](const char* name) { return !asked || !*asked || std::strcmp(asked, name) == 0; };
+#if REPSIM_HAS_X86
+  __builtin_cpu_init();
+  if (allowed("avx512") && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
+    return avx512::ops;
+  if (allowed("avx2") && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return avx2::ops;
+#endif
+  if (!allowed("generic"))
+    throw std::runtime_error(std::string("REPSIM_ISA: expected one of avx512, avx2, generic that this CPU has, got ") +
+                             asked);
+  return generic::ops;
+}
+
+}  // namespace
+
+const TileOps& tile_ops() {
+  static const TileOps& chosen = choose();
+  return chosen;
+}
+
+}  // namespace repsim::cpu
+
+namespace repsim {
+const char* instruction_set() { return cpu::tile_ops().instruction_set; }
+}  // namespace repsim

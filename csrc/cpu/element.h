@@ -1,0 +1,60 @@
+// The one dtype switch of the CPU core: every element is read as the float64 that equals it.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "../ops.h"
+
+namespace repsim::cpu {
+
+struct Half {
+  uint16_t bits;
+};
+struct BFloat {
+  uint16_t bits;
+};
+
+inline double widen(double x) { return x; }
+inline double widen(float x) { return x; }
+
+inline double widen(BFloat x) {
+  const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+inline double widen(Half x) {
+  const uint32_t sign = static_cast<uint32_t>(x.bits & 0x8000) << 16;
+  const uint32_t rest = x.bits & 0x7fff;
+  // Moved into float32's fields the exponent is short by 127 - 15: one exact multiplication mends normal and subnormal
+  // alike.
+  uint32_t bits = rest << 13;
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  value *= 0x1p112f;
+  std::memcpy(&bits, &value, sizeof value);
+  if (rest >= 0x7c00) bits |= 0x7f800000;  // infinity and NaN keep their exponent of ones
+  bits |= sign;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+// Calls use(pointer to the typed elements).
+template <class Use>
+auto with_elements(const Source& x, Use use) {
+  switch (x.dtype) {
+    case DType::float16:
+      return use(static_cast<const Half*>(x.data));
+    case DType::bfloat16:
+      return use(static_cast<const BFloat*>(x.data));
+    case DType::float32:
+      return use(static_cast<const float*>(x.data));
+    case DType::float64:
+      return use(static_cast<const double*>(x.data));
+  }
+  throw std::invalid_argument("dtype: expected float16, bfloat16, float32 or float64");
+}
+
+}  // namespace repsim::cpu

@@ -1,0 +1,84 @@
+// Reading rows: sums, norms and packing. Parallel axis: columns for the sums, rows otherwise. Bytes: the rows once.
+#include <algorithm>
+#include <cmath>
+
+#include "element.h"
+#include "parallel.h"
+
+namespace repsim {
+
+namespace {
+constexpr int64_t kRowsAtATime = 1024;
+constexpr int64_t kColumnsAtATime = 64;
+}  // namespace
+
+int64_t column_sums(const Source& x, double* sums, int threads) {
+  return cpu::with_elements(x, [&](auto* data) {
+    std::atomic<int64_t> first_bad{x.rows};
+    // A thread owns whole columns, so that every column is added in the order of the rows.
+    const int64_t stripes = (x.depth + kColumnsAtATime - 1) / kColumnsAtATime;
+    cpu::parallel(stripes, threads, [&](int64_t stripe) {
+      const int64_t begin = stripe * kColumnsAtATime, width = std::min(kColumnsAtATime, x.depth - begin);
+      double sum[kColumnsAtATime] = {};
+      for (int64_t i = 0; i < x.rows; ++i) {
+        const auto* row = data + i * x.row_stride + begin;
+        double probe = 0;  // 0 * x is NaN exactly where x is not finite
+        for (int64_t k = 0; k < width; ++k) {
+          const double value = cpu::widen(row[k]);
+          sum[k] += value;
+          probe += value * 0.0;
+        }
+        if (std::isnan(probe)) {
+          for (int64_t known = first_bad.load(); i < known && !first_bad.compare_exchange_weak(known, i);) {
+          }
+          break;
+        }
+      }
+      std::copy(sum, sum + width, sums + begin);
+    });
+    const int64_t bad = first_bad.load();
+    return bad < x.rows ? bad : int64_t{-1};
+  });
+}
+
+void squared_norms(const Source& x, const double* shift, double* norms, int threads) {
+  cpu::with_elements(x, [&](auto* data) {
+    cpu::parallel((x.rows + kRowsAtATime - 1) / kRowsAtATime, threads, [&](int64_t chunk) {
+      const int64_t end = std::min((chunk + 1) * kRowsAtATime, x.rows);
+      for (int64_t i = chunk * kRowsAtATime; i < end; ++i) {
+        const auto* row = data + i * x.row_stride;
+        double sum[4] = {};  // four chains hide the latency of the addition
+        for (int64_t k = 0; k < x.depth; ++k) {
+          const double value = cpu::widen(row[k]) - (shift ? shift[k] : 0.0);
+          sum[k & 3] += value * value;
+        }
+        norms[i] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+      }
+    });
+  });
+}
+
+void pack_rows(const Source& x, const double* shift, const double* scale, float* panels, float* halves, int threads) {
+  cpu::with_elements(x, [&](auto* data) {
+    const int64_t panel_count = (x.rows + kTile - 1) / kTile * (kTile / kPanel);
+    cpu::parallel(panel_count, threads, [&](int64_t p) {
+      float* panel = panels + p * kPanel * x.depth;
+      const int64_t valid = std::clamp<int64_t>(x.rows - p * kPanel, 0, kPanel);
+      if (valid < kPanel) std::fill(panel, panel + kPanel * x.depth, 0.0f);
+      for (int64_t r = 0; r < valid; ++r) {
+        const int64_t i = p * kPanel + r;
+        const auto* row = data + i * x.row_stride;
+        const double factor = scale[i];
+        double sum[4] = {};
+        for (int64_t k = 0; k < x.depth; ++k) {
+          const float value = static_cast<float>((cpu::widen(row[k]) - (shift ? shift[k] : 0.0)) * factor);
+          panel[k * kPanel + r] = value;
+          sum[k & 3] += static_cast<double>(value) * value;
+        }
+        halves[i] = static_cast<float>(((sum[0] + sum[1]) + (sum[2] + sum[3])) / 2);
+      }
+    });
+  });
+}
+
+}  // namespace repsim

@@ -1,0 +1,184 @@
+// One tile of pair work. Parallel axis: none, a thread owns the tile. Bytes: two times 192 rows in, the tile stays in
+// L2.
+//
+// This file is compiled once per instruction set (REPSIM_ISA names the namespace, REPSIM_VECTOR_BYTES the vector).
+// Everything in it has internal linkage and no standard template is used: a merged copy with newer instructions would
+// break older CPUs.
+#include "tiles.h"
+
+namespace repsim::cpu::REPSIM_ISA {
+namespace {
+
+constexpr int kLanes = REPSIM_VECTOR_BYTES / 4;
+using Vector = float __attribute__((vector_size(REPSIM_VECTOR_BYTES)));
+using Integers = int32_t __attribute__((vector_size(REPSIM_VECTOR_BYTES)));
+using Doubles = double __attribute__((vector_size(REPSIM_VECTOR_BYTES)));
+using HalfVector = float __attribute__((vector_size(REPSIM_VECTOR_BYTES / 2)));
+
+constexpr int kTileVectors = kTile / kLanes;
+
+inline Vector load(const float* p) { return *reinterpret_cast<const Vector*>(p); }
+inline void store(float* p, Vector v) { *reinterpret_cast<Vector*>(p) = v; }
+inline Vector broadcast(float x) { return x - Vector{}; }
+
+// Both halves of v added to a pair of double vectors.
+inline void add_wide(Doubles (&sum)[2], Vector v) {
+  HalfVector half[2];
+  __builtin_memcpy(half, &v, sizeof v);
+  sum[0] += __builtin_convertvector(half[0], Doubles);
+  sum[1] += __builtin_convertvector(half[1], Doubles);
+}
+
+inline double total(const Doubles (&sum)[2]) {
+  const Doubles both = sum[0] + sum[1];
+  double result = 0;
+  for (int lane = 0; lane < kLanes / 2; ++lane) result += both[lane];
+  return result;
+}
+
+// Rows of a in registers by columns of b in vectors; 24, 8 or 16 accumulators hide the latency of the multiply-add.
+constexpr int kRows = REPSIM_MICRO_ROWS;
+constexpr int kColumns = REPSIM_MICRO_COLUMNS;
+constexpr int kVectors = kColumns / kLanes;
+
+// Features taken at a time: both operands of the micro kernel then stay in L2 at any depth.
+constexpr int64_t kDepthChunk = 512;
+
+template <bool accumulate>
+inline void micro(const float* a, const float* b, int64_t panel_stride, int64_t depth, float* c) {
+  Vector sum[kRows][kVectors];
+  for (int r = 0; r < kRows; ++r)
+    for (int v = 0; v < kVectors; ++v) sum[r][v] = accumulate ? load(c + r * kTile + v * kLanes) : Vector{};
+  for (int64_t k = 0; k < depth; ++k) {
+    Vector column[kVectors];
+    for (int v = 0; v < kVectors; ++v)
+      column[v] = load(b + (v * kLanes / kPanel) * panel_stride + k * kPanel + (v * kLanes) % kPanel);
+    for (int r = 0; r < kRows; ++r) {
+      const Vector row = broadcast(a[k * kPanel + r]);
+      for (int v = 0; v < kVectors; ++v) sum[r][v] += row * column[v];
+    }
+  }
+  for (int r = 0; r < kRows; ++r)
+    for (int v = 0; v < kVectors; ++v) store(c + r * kTile + v * kLanes, sum[r][v]);
+}
+
+void multiply(const float* a, const float* b, int64_t depth, float* c) {
+  const int64_t panel_stride = depth * kPanel;
+  for (int64_t k = 0; k < depth; k += kDepthChunk) {
+    const int64_t chunk = depth - k < kDepthChunk ? depth - k : kDepthChunk;
+    for (int64_t j = 0; j < kTile; j += kColumns)
+      for (int64_t i = 0; i < kTile; i += kRows) {
+        const float* rows = a + i / kPanel * panel_stride + k * kPanel + i % kPanel;
+        const float* columns = b + j / kPanel * panel_stride + k * kPanel;
+        float* out = c + i * kTile + j;
+        if (k == 0)
+          micro<false>(rows, columns, panel_stride, chunk, out);
+        else
+          micro<true>(rows, columns, panel_stride, chunk, out);
+      }
+  }
+}
+
+// exp(x) for x <= 88: 2^m e^r with |r| <= ln2 / 2, e^r by its Taylor polynomial of degree 7 (truncation 2e-10
+// relative). Below -87, where the result would be subnormal, it stays at e^-87 = 1.6e-38, far under the resolution of
+// the sums.
+inline Vector exponential(Vector x) {
+  const Vector lowest = broadcast(-87.0f);
+  x = x < lowest ? lowest : x;
+  const Vector magic = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+  const Vector m = (x * 1.44269504088896341f + magic) - magic;
+  const Vector r = (x - m * 0.693145751953125f) - m * 1.42860682030941723e-6f;
+  Vector p = broadcast(1.0f / 5040);
+  p = p * r + 1.0f / 720;
+  p = p * r + 1.0f / 120;
+  p = p * r + 1.0f / 24;
+  p = p * r + 1.0f / 6;
+  p = p * r + 0.5f;
+  p = p * r + 1.0f;
+  p = p * r + 1.0f;
+  const Integers exponent = __builtin_convertvector(m, Integers) << 23;
+  return reinterpret_cast<Vector>(reinterpret_cast<Integers>(p) + exponent);
+}
+
+void rbf(float* c, const float* half_i, const float* half_j, float shift) {
+  for (int64_t i = 0; i < kTile; ++i)
+    for (int64_t j = 0; j < kTile; j += kLanes) {
+      float* at = c + i * kTile + j;
+      store(at, exponential(load(at) - (load(half_j + j) + half_i[i])) - shift);
+    }
+}
+
+void subtract_halves(float* c, const float* half_i, const float* half_j) {
+  for (int64_t i = 0; i < kTile; ++i)
+    for (int64_t j = 0; j < kTile; j += kLanes) {
+      float* at = c + i * kTile + j;
+      store(at, load(at) - (load(half_j + j) + half_i[i]));
+    }
+}
+
+// float32 runs no longer than 16 terms, everything beyond in float64.
+void sums(const float* c, double* rows, double* columns) {
+  for (int64_t j = 0; j < kTile; ++j) columns[j] = 0;
+  for (int64_t i = 0; i < kTile; i += kPanel) {
+    Vector column[kTileVectors] = {};
+    for (int64_t r = i; r < i + kPanel; ++r) {
+      Vector row = {};
+      for (int v = 0; v < kTileVectors; ++v) {
+        const Vector x = load(c + r * kTile + v * kLanes);
+        row += x;
+        column[v] += x;
+      }
+      Doubles wide[2] = {};
+      add_wide(wide, row);
+      rows[r] = total(wide);
+    }
+    for (int v = 0; v < kTileVectors; ++v)
+      for (int lane = 0; lane < kLanes; ++lane) columns[v * kLanes + lane] += column[v][lane];
+  }
+}
+
+double dot(const float* a, const float* b) {
+  Doubles wide[2] = {};
+  for (int64_t i = 0; i < kTile; ++i) {
+    Vector row = {};
+    for (int v = 0; v < kTileVectors; ++v) {
+      const int64_t at = i * kTile + v * kLanes;
+      row += load(a + at) * load(b + at);
+    }
+    add_wide(wide, row);
+  }
+  return total(wide);
+}
+
+inline bool any(Integers mask) {
+  uint64_t words[REPSIM_VECTOR_BYTES / 8];
+  __builtin_memcpy(words, &mask, sizeof mask);
+  uint64_t set = 0;
+  for (uint64_t word : words) set |= word;
+  return set != 0;
+}
+
+int32_t select(const float* c, const float* row_threshold, const float* column_threshold, Hit* hits) {
+  int32_t found = 0;
+  for (int32_t i = 0; i < kTile; ++i) {
+    const Vector row = broadcast(row_threshold[i]);
+    for (int32_t j = 0; j < kTile; j += kLanes) {
+      const Vector score = load(c + i * kTile + j);
+      // One comparison with the lower of the two thresholds; the lanes that pass are compared with both by the caller.
+      const Vector column = load(column_threshold + j);
+      const Vector lower = row < column ? row : column;
+      const Integers passed = score >= lower;
+      if (any(passed)) [[unlikely]]
+        for (int lane = 0; lane < kLanes; ++lane)
+          if (passed[lane]) hits[found++] = {i, j + lane, score[lane]};
+    }
+  }
+  return found;
+}
+
+}  // namespace
+
+extern const TileOps ops;
+const TileOps ops = {REPSIM_ISA_NAME, multiply, rbf, subtract_halves, sums, dot, select};
+
+}  // namespace repsim::cpu::REPSIM_ISA

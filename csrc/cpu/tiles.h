@@ -1,0 +1,36 @@
+// The vector code of one 192 x 192 tile, compiled once for every instruction set and chosen at run time.
+#pragma once
+
+#include <cstdint>
+
+#include "../ops.h"
+
+namespace repsim::cpu {
+
+// A score that a row or a column of the tile asked for.
+struct Hit {
+  int32_t row, column;
+  float score;
+};
+
+struct TileOps {
+  const char* instruction_set;
+  // c[i][j] = a_i . b_j
+  void (*multiply)(const float* a /* 12 panels */, const float* b /* 12 panels */, int64_t depth,
+                   float* c /* [192, 192] */);
+  // c[i][j] = exp(c[i][j] - half_i[i] - half_j[j]) - shift
+  void (*rbf)(float* c, const float* half_i /* [192] */, const float* half_j /* [192] */, float shift);
+  // c[i][j] -= half_i[i] + half_j[j]
+  void (*subtract_halves)(float* c, const float* half_i, const float* half_j);
+  // rows[i] = sum_j c[i][j], columns[j] = sum_i c[i][j]
+  void (*sums)(const float* c, double* rows /* [192] */, double* columns /* [192] */);
+  // sum_ij a[i][j] b[i][j]
+  double (*dot)(const float* a, const float* b);
+  // Writes every (i, j) with c >= row_threshold[i] or c >= column_threshold[j]; returns how many.
+  int32_t (*select)(const float* c, const float* row_threshold /* [192] */, const float* column_threshold /* [192] */,
+                    Hit* hits /* [192 * 192] */);
+};
+
+const TileOps& tile_ops();
+
+}  // namespace repsim::cpu

@@ -1,0 +1,14 @@
+// The CUDA symbols of a build without CUDA: the same names, one clear error.
+#include "../ops.h"
+
+namespace repsim::cuda {
+
+bool available() { return false; }
+
+void kernel_sums(const BlockPair*, int64_t, const BlockRange&, int64_t, int, int64_t*, int64_t*, void*) {
+  throw Absent();
+}
+
+void nearest(const BlockPair&, Metric, const BlockRange&, bool, int64_t, const Candidates&, void*) { throw Absent(); }
+
+}  // namespace repsim::cuda

@@ -1,0 +1,114 @@
+// Every native operation of repsim: formula, shapes, cost. Implemented by cpu/ and, for CUDA, by cuda/.
+//
+// Rows enter as raw memory (`Source`) and are packed once per block into `Panels`: float32, 16 rows
+// interleaved so that one vector load brings one feature of 16 rows. All pair work runs on 192 x 192
+// tiles of the n x n matrix, whose grid is fixed by the row numbers alone: results do not depend on
+// the block size, the number of threads or the order of the blocks.
+#pragma once
+
+#include <cstdint>
+#include <stdexcept>
+
+namespace repsim {
+
+constexpr int64_t kPanel = 16;  // rows interleaved in a panel
+constexpr int64_t kTile = 192;  // rows and columns of a tile: 12 panels
+
+enum class DType : int { float16, bfloat16, float32, float64 };
+enum class Kernel : int { linear, rbf };
+enum class Metric : int { cosine, inner_product, euclidean };
+
+// Rows of one representation, unit stride along the features.
+struct Source {
+  const void* data;  // [rows, depth]
+  DType dtype;
+  int64_t rows;
+  int64_t depth;
+  int64_t row_stride;  // in elements
+};
+
+// Sum of every column in float64, rows in order. Returns the first row with a NaN or an infinity, or -1.
+// Cost: one pass over the rows.
+int64_t column_sums(const Source& x, double* sums /* [depth] */, int threads);
+
+// norms[i] = |x_i - shift|^2 in float64. Cost: one pass over the rows.
+void squared_norms(const Source& x, const double* shift /* [depth] or null */, double* norms /* [rows] */, int threads);
+
+// panels[p][k][r] = float32((x[16 p + r][k] - shift[k]) * scale[16 p + r]), zero beyond the last row.
+// halves[i] = half the squared norm of packed row i, so that distances between packed rows carry no rounding of the
+// packing.
+void pack_rows(const Source& x, const double* shift /* [depth] or null */, const double* scale /* [rows] */,
+               float* panels /* [ceil(rows / 192) * 12, depth, 16] */, float* halves /* [rows] */, int threads);
+
+// One representation inside a pair of blocks.
+struct BlockPair {
+  const float* rows_i;  // panels of block i
+  const float* rows_j;  // panels of block j
+  const float* half_i;  // [rows_i] |x_i|^2 / 2 of the packed rows: only for Kernel::rbf
+  const float* half_j;  // [rows_j]
+  int64_t depth;
+  Kernel kernel;  // linear: K = x.y ; rbf: K = exp(x.y - half_i - half_j)
+  float shift;    // subtracted from every K: the sums are of K - shift
+};
+
+// Where a pair of blocks lies in the n x n matrix. first_* are multiples of 192. When the two blocks are the
+// same rows only their upper triangle is visited; otherwise every pair counts for (i, j) and (j, i).
+struct BlockRange {
+  int64_t first_i, rows_i, first_j, rows_j;
+};
+
+// Over the pairs i != j of one pair of blocks, for the matrices p and q:
+//   row_sums[p][i]  += sum_j (K_p - shift_p)_ij            int64, fixed point, 2^row_bits units to one
+//   products[p][q]  += sum_ij (K_p - shift_p)_ij (K_q - shift_q)_ij   two int64 limbs (value = hi 2^32 + lo), 2^45
+//   units
+// |K - shift| must not exceed 1. Integer sums do not depend on their order, so neither do the results.
+// Cost: 2 rows_i rows_j sum(depth) flop. Memory: one tile per matrix and thread.
+void kernel_sums(const BlockPair* pairs /* [matrices] */, int64_t matrices, const BlockRange& range, int64_t n,
+                 int row_bits, int64_t* row_sums /* [matrices, n] */,
+                 int64_t* products /* [matrices, matrices, 2], p <= q */, int threads);
+
+constexpr int kProductBits = 45;
+
+// The candidates of every row, best first once finished. key = (score, rank of the index) in 64 order-preserving bits.
+struct Candidates {
+  uint64_t* keys;     // [rows, capacity]
+  int32_t* counts;    // [rows], zero at the start
+  float* thresholds;  // [rows], -FLT_MAX at the start: the k-th best score seen so far
+  int64_t capacity;   // > k
+};
+
+// Offers the scores of one pair of blocks to the k best of every row.
+//   score_ij = x_i . y_j  (- half_i - half_j for the Euclidean metric)
+// `symmetric`: x and y are the same rows, pairs i = j are left out, and every score serves rows i and rows j.
+// The k best by (score, lower index) are exact for the float32 scores, whatever the order. Cost: 2 rows_i rows_j depth
+// flop.
+void nearest(const BlockPair& pair, Metric metric, const BlockRange& range, bool symmetric, int64_t k,
+             const Candidates& candidates, int threads);
+
+// The k best candidates of every row, scored again in float64 from the rows themselves and sorted, ties to the lower
+// index. Scores: cosine, inner product, or minus the Euclidean distance. Cost: 2 rows k depth flop.
+void rank_neighbours(const Source& x, const Source& base, Metric metric, int64_t k, const Candidates& candidates,
+                     int64_t* indices /* [rows, k] */, float* scores /* [rows, k] */, int threads);
+
+// The instruction set chosen for this CPU: "avx512", "avx2" or "generic".
+const char* instruction_set();
+
+namespace cuda {
+
+// True where the CUDA operations were built. Without them every operation below throws Absent.
+bool available();
+
+struct Absent : std::runtime_error {
+  Absent()
+      : std::runtime_error(
+            "repsim was built without CUDA: rebuild with -DREPSIM_CUDA=ON, or move the rows to the CPU") {}
+};
+
+// The same operations on device memory, on the given stream.
+void kernel_sums(const BlockPair* pairs, int64_t matrices, const BlockRange& range, int64_t n, int row_bits,
+                 int64_t* row_sums, int64_t* products, void* stream);
+void nearest(const BlockPair& pair, Metric metric, const BlockRange& range, bool symmetric, int64_t k,
+             const Candidates& candidates, void* stream);
+
+}  // namespace cuda
+}  // namespace repsim
