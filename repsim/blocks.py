@@ -1,0 +1,68 @@
+"""Block pairs of an n x n matrix within a memory budget, packed for the native operations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+TILE = 192  # rows of a native tile: blocks begin at its multiples, so results do not depend on the block size
+PACKED_BUDGET = 128 * 2**20  # bytes of packed blocks held at a time
+
+
+@dataclass(frozen=True)
+class Range:
+    """Rows [first_i, first_i + rows_i) against rows [first_j, first_j + rows_j)."""
+
+    first_i: int
+    rows_i: int
+    first_j: int
+    rows_j: int
+
+    def as_tuple(self) -> tuple[int, int, int, int]:
+        return (self.first_i, self.rows_i, self.first_j, self.rows_j)
+
+
+@dataclass(frozen=True)
+class Traversal:
+    """The order in which pairs of blocks are visited.
+
+    Block i stays while block j sweeps, so that it is packed once; ``symmetric`` visits j >= i only.
+    """
+
+    rows: int
+    columns: int
+    block_rows: int
+    symmetric: bool
+    starts_i: range = field(init=False)
+    starts_j: range = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "starts_i", range(0, self.rows, self.block_rows))
+        object.__setattr__(self, "starts_j", range(0, self.columns, self.block_rows))
+
+    def __len__(self) -> int:
+        down = len(self.starts_i)
+        return down * (down + 1) // 2 if self.symmetric else down * len(self.starts_j)
+
+    def __iter__(self) -> Iterator[Range]:
+        for i in self.starts_i:
+            for j in self.starts_j:
+                if not self.symmetric or j >= i:
+                    yield Range(i, min(self.block_rows, self.rows - i), j, min(self.block_rows, self.columns - j))
+
+
+def traversal(rows: int, columns: int, depths: Sequence[int], *, symmetric: bool, block_rows: int | None) -> Traversal:
+    """A traversal whose packed blocks fit the budget, or of the given size in whole tiles, at least one."""
+    if block_rows is None:
+        block_rows = PACKED_BUDGET // (2 * sum(depths) * 4)
+    return Traversal(rows, columns, max(block_rows // TILE, 1) * TILE, symmetric)
+
+
+def empty_panels(rows: int, depth: int) -> np.ndarray:
+    """Uninitialised memory [12 ceil(rows / 192), depth, 16] for packed rows, aligned to whole vectors."""
+    shape = (-(-rows // TILE) * 12, depth, 16)
+    raw = np.empty(int(np.prod(shape)) + 16, np.float32)
+    skip = (-raw.ctypes.data % 64) // 4
+    return raw[skip : skip + int(np.prod(shape))].reshape(shape)
