@@ -1,0 +1,195 @@
+"""What importing repsim costs, and which module may import which."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+SOURCES = Path(__file__).parents[1] / "repsim"
+HEAVY = ("torch", "transformers", "sklearn", "matplotlib", "pandas", "pyarrow")
+
+# What each room may import. A room imports itself, and nothing that is not named here.
+FLOOR = {
+    "arrays": set(),
+    "store": {"arrays"},
+}
+LIBRARY = {
+    "blocks": {"arrays", "store"},
+    "reductions": {"arrays", "store", "blocks", "_core"},
+    "calibration": {"arrays", "store", "blocks", "reductions"},
+    "measures": {"arrays", "store", "blocks", "reductions", "calibration"},
+    "compare": {"arrays", "store", "blocks", "reductions", "calibration", "measures"},
+}
+STUDY: dict[str, set[str]] = {
+    "data": set(),
+    "overlap": set(),
+    "training": {"data", "overlap"},
+    "attacks": {"data", "overlap", "training"},
+    "statistics": set(),
+    "records": set(),
+    "findings": {"statistics"},
+    "figures": {"statistics", "findings"},
+    "report": {"records", "statistics", "findings", "figures"},
+}
+BETWEEN = {"activations": {"arrays", "store"}}
+ROOMS: dict[str, set[str]] = {
+    **FLOOR,
+    **LIBRARY,
+    **STUDY,
+    **BETWEEN,
+    "": {*FLOOR, *LIBRARY},  # repsim/__init__.py: the public names of the library
+}
+JOINS_EVERYTHING = "experiments"
+
+
+# ---------------------------------------------------------------------------------------------- cost
+
+
+def fresh(code: str) -> str:
+    """The output of `code` in a new interpreter that finds the same repsim."""
+    spec = find_spec("repsim")
+    assert spec is not None and spec.origin is not None
+    paths = f"import sys; sys.path.insert(0, {str(Path(spec.origin).parents[1])!r})\n"
+    done = subprocess.run(
+        [sys.executable, "-c", paths + code], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_import_loads_nothing_heavy() -> None:
+    loaded = json.loads(fresh("import json, repsim; print(json.dumps([m for m in sys.modules if '.' not in m]))"))
+    assert "repsim" in loaded
+    assert not set(HEAVY) & set(loaded)
+
+
+def test_measures_load_nothing_heavy() -> None:
+    code = (
+        "import json, numpy as np, repsim\n"
+        "x = np.random.default_rng(0).standard_normal((30, 4))\n"
+        "repsim.cka(x, x, kernel='rbf'), repsim.mutual_knn(x, x, k=3), repsim.cknna(x, x, k=3)\n"
+        "print(json.dumps([m for m in sys.modules if '.' not in m]))"
+    )
+    assert not set(HEAVY) & set(json.loads(fresh(code)))
+
+
+def test_import_is_fast() -> None:
+    """Processor time, which a busy machine does not stretch; the least of three, so that the files are in memory."""
+    code = "import time, numpy\nt = time.process_time()\nimport repsim\nprint(time.process_time() - t)"
+    assert min(float(fresh(code)) for _ in range(3)) < 0.3
+
+
+# ---------------------------------------------------------------------------------------------- layers
+
+
+def imported(path: Path, module: str, source: str | None = None) -> Iterator[tuple[int, str]]:
+    """(line, absolute module name) of every import in the file, at any depth, and of import_module with a constant."""
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8") if source is None else source)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            start = node.module or ""
+            if node.level:
+                parents = package.split(".")
+                start = ".".join([*parents[: len(parents) - node.level + 1], *([start] if start else [])])
+            for alias in node.names:
+                yield node.lineno, f"{start}.{alias.name}"
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if name in ("import_module", "__import__") and isinstance(node.args[0].value, str):
+                target = node.args[0].value
+                yield node.lineno, f"repsim{target}" if target.startswith(".") else target
+
+
+def room(module: str) -> str:
+    """repsim.measures.cka -> measures; repsim -> ''; repsim.cka (a public name) -> ''."""
+    parts = module.split(".")
+    if len(parts) == 1:
+        return ""
+    known = {*ROOMS, JOINS_EVERYTHING, "_core", "__main__"}
+    exists = (SOURCES / parts[1]).is_dir() or (SOURCES / f"{parts[1]}.py").is_file()
+    return parts[1] if parts[1] in known or exists else ""
+
+
+def wrong_imports(module: str, path: Path, source: str | None = None) -> list[str]:
+    here = module.split(".")[1] if "." in module else ""
+    if here == JOINS_EVERYTHING:
+        may: set[str] | None = None
+    elif here in ROOMS:
+        may = ROOMS[here] | {here}
+    else:
+        return [f"{module} has no place in the order of imports"]
+    wrong = []
+    for line, target in imported(path, module, source):
+        if target.split(".")[0] != "repsim":
+            continue
+        there = room(target)
+        if (may is not None and there not in may) or (there == "_core" and here != "reductions"):
+            wrong.append(f"{module}:{line} imports {target}")
+    return wrong
+
+
+def modules() -> list[tuple[str, Path]]:
+    out = []
+    for path in sorted(SOURCES.rglob("*.py")):
+        parts = path.relative_to(SOURCES.parent).with_suffix("").parts
+        out.append((".".join(parts[:-1] if parts[-1] == "__init__" else parts), path))
+    return out
+
+
+@pytest.mark.parametrize(("module", "path"), modules(), ids=[name for name, _ in modules()])
+def test_imports_go_one_way(module: str, path: Path) -> None:
+    assert wrong_imports(module, path) == []
+
+
+def test_the_wings_do_not_touch() -> None:
+    for name in STUDY:
+        assert not ROOMS[name] & {*LIBRARY, *FLOOR}
+    for name in LIBRARY:
+        assert not ROOMS[name] & {*STUDY, *BETWEEN}
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        pytest.param("repsim.arrays", "from repsim.store import Store", id="upwards"),
+        pytest.param("repsim.measures.cka", "def f():\n    from repsim import records", id="inside-a-function"),
+        pytest.param("repsim.measures.cka", "from ..compare import compare", id="relative"),
+        pytest.param("repsim.measures.cka", "from repsim import _core", id="native-module"),
+        pytest.param("repsim.measures.cka", "import repsim._core", id="native-module-by-name"),
+        pytest.param("repsim.experiments.sweep", "from repsim._core import nearest", id="native-module-from-a-study"),
+        pytest.param("repsim.training.vision", "import repsim.measures", id="study-to-library"),
+        pytest.param("repsim.compare", "import importlib\nimportlib.import_module('repsim.report')", id="by-string"),
+        pytest.param("repsim.statistics", "from repsim.records import RunDirectory", id="statistics-imports-nothing"),
+        pytest.param("repsim.records", "from repsim import report", id="records-before-report"),
+        pytest.param("repsim.attacks.gradient", "from repsim import cka", id="public-name-from-a-study"),
+        pytest.param("repsim.store", "from repsim.experiments import sweep", id="nobody-imports-experiments"),
+        pytest.param("repsim.helpers", "", id="a-module-without-a-place"),
+    ],
+)
+def test_an_import_the_wrong_way_is_seen(module: str, source: str) -> None:
+    assert wrong_imports(module, Path("module.py"), source)
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        pytest.param("repsim.measures.cka", "from repsim.reductions import kernel_sums\nimport numpy", id="downwards"),
+        pytest.param("repsim.measures.cka", "from .hsic import hsic\nfrom ..arrays import rows", id="relative"),
+        pytest.param("repsim.reductions", "from repsim import _core", id="native-module"),
+        pytest.param("repsim.experiments.sweep", "from repsim import cka, records, data", id="experiments"),
+        pytest.param("repsim.report", "from repsim.records import RunDirectory", id="report-reads-records"),
+        pytest.param("repsim.activations", "from repsim.store import Store\nimport torch", id="activations"),
+    ],
+)
+def test_an_import_the_right_way_passes(module: str, source: str) -> None:
+    assert wrong_imports(module, Path("module.py"), source) == []
