@@ -1,0 +1,66 @@
+"""The studies: each one module that says which models to train and what to ask of every pair of them.
+
+`STUDIES` maps a study's name to its module, which is imported only when the study is named. It is open: add an entry,
+or name a module by its dotted path (``python -m repsim.experiments run mypackage.mystudy``).
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from repsim.records import RunDirectory, RunError
+
+if TYPE_CHECKING:
+    from repsim.experiments.sweep import Cell
+
+STUDIES: dict[str, str] = {
+    "data_overlap": "repsim.experiments.data_overlap",
+    "task_overlap": "repsim.experiments.task_overlap",
+    "data_task_factorial": "repsim.experiments.data_task_factorial",
+}
+
+__all__ = ["STUDIES", "Study", "load"]
+
+
+class Study(Protocol):
+    """What a study module holds. It may also hold ``estimate(cell) -> float``, a cell's seconds on one CPU core."""
+
+    NAME: str
+    SUMMARY: str
+    Config: type
+    PRESETS: Mapping[str, Any]
+
+    def cells(self, config: Any) -> Sequence[Cell]:
+        """All cells of the study; a pair names its models' keys in ``needs``. Raises ValueError for a bad config."""
+
+    def run_cell(self, cell: Cell, run: RunDirectory) -> Mapping[str, Any]:
+        """Do one cell, in a worker process, and return the result of its record."""
+
+    def effects(self, records: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+        """The study's effects from its finished records, ordered by key."""
+
+
+def load(name: str) -> Study:
+    """Import a study by its registered name or its module's dotted path; the latter is registered by its NAME.
+
+    Raises: RunError for an unknown name or a module that cannot be imported; TypeError for one that is no study.
+    """
+    path = STUDIES.get(name, name)
+    if name not in STUDIES and "." not in name:
+        near = difflib.get_close_matches(name, STUDIES, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise RunError(f"unknown study {name!r}, expected one of {', '.join(STUDIES)}{hint}")
+    try:
+        module = importlib.import_module(path)
+    except ImportError as error:
+        raise RunError(f"study {name!r} cannot be imported: {error}") from error
+    missing = [part for part in ("NAME", "SUMMARY", "Config", "PRESETS", "cells", "run_cell", "effects")
+               if not hasattr(module, part)]  # fmt: skip
+    if missing:
+        raise TypeError(f"[load] expected {path} to define a study, got no {', '.join(missing)}")
+    if STUDIES.setdefault(module.NAME, path) != path:
+        raise RunError(f"study {name!r} calls itself {module.NAME}, which is {STUDIES[module.NAME]}")
+    return cast(Study, module)
