@@ -1,0 +1,170 @@
+"""What the records and the effects of a run say: pairs by role, values, and sentences with how sure they are."""
+
+# ruff: noqa: RUF001 (a page for readers has real dashes, minus signs and crosses)
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Record = Mapping[str, Any]
+
+TITLES = {
+    "data_overlap": ("Shared data", "Do two networks see more alike when they share more of their training data?"),
+    "task_overlap": ("Shared tasks", "Do they see more alike when they learn more of the same labels?"),
+    "data_task_factorial": ("Data and task together", "Does sharing both do more than the two alone?"),
+}
+LABELS = {
+    "cka": "CKA",
+    "cka_rbf": "CKA (RBF)",
+    "mutual_knn": "Mutual kNN",
+    "cknna": "CKNNA",
+    "transfer_auc": "Attack transfer",
+}
+FACTORS = {"alpha": "data overlap α", "shared": "shared attributes"}
+WHAT = {"alpha": "data overlap", "shared": "shared attributes"}
+
+
+@dataclass(frozen=True)
+class Study:
+    """What the figures read of one study: its pair records by role, those with a failed training apart."""
+
+    name: str
+    pairs: tuple[Record, ...]
+    ceiling: tuple[Record, ...]
+    floor: tuple[Record, ...]
+    unlearned: tuple[Record, ...]
+    along: str | None  # the factor on the horizontal axis
+    hue: str | None  # the factor that the colour shows: the second one of a factorial, else `along`
+    measures: tuple[str, ...]
+
+    @property
+    def factorial(self) -> bool:
+        return self.along != self.hue
+
+    def levels(self, factor: str | None) -> list[float]:
+        return sorted({record["params"][factor] for record in self.pairs}) if factor else []
+
+    def at(self, **levels: Any) -> list[Record]:
+        return [r for r in self.pairs if all(r["params"].get(name) == value for name, value in levels.items())]
+
+
+def study_of(name: str, records: Sequence[Record]) -> Study:
+    """Sort one study's pair records into roles and find its factors: what takes several values, data before task."""
+    roles: dict[str, list[Record]] = {"pair": [], "ceiling": [], "floor": [], "unlearned": []}
+    measures: list[str] = []
+    for record in records:
+        params, result = record.get("params") or {}, record.get("result") or {}
+        if record.get("kind") != "pair" or record.get("study") != name:
+            continue
+        role = params.get("role", "pair")
+        # an untrained floor never learned and is not meant to: only trained pairs can fail
+        if role != "floor" and not (result.get("learned_first", True) and result.get("learned_second", True)):
+            role = "unlearned"
+        roles.setdefault(role, []).append(record)
+        measures += [measure for measure in result.get("similarity") or {} if measure not in measures]
+    named = [f for f in FACTORS if roles["pair"] and all((r["params"]).get(f) is not None for r in roles["pair"])]
+    factors = [f for f in named if len({r["params"][f] for r in roles["pair"]}) > 1] or named[:1]
+    order = [m for m in LABELS if m in measures] + [m for m in measures if m not in LABELS]
+    groups = {role: tuple(sorted(found, key=lambda r: str(r.get("key")))) for role, found in roles.items()}
+    return Study(
+        name, groups["pair"], groups["ceiling"], groups["floor"], groups["unlearned"],
+        factors[0] if factors else None, factors[-1] if factors else None, tuple(order),
+    )  # fmt: skip
+
+
+def last(record: Record, measure: str) -> float | None:
+    """The measure at both last layers, or the transfer score; None where the record has none or it is not finite."""
+    result = record.get("result") or {}
+    if measure == "transfer_auc":
+        return finite(result.get("transfer_auc"))
+    return finite(((result.get("similarity") or {}).get(measure) or {}).get("last"))
+
+
+def values_of(records: Sequence[Record], measure: str) -> list[float]:
+    """The values of one measure over records, those without one left out."""
+    return [value for record in records if (value := last(record, measure)) is not None]
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A value with the digits that a reader can use, a real minus sign, and a dash for what is missing."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    digits = min(digits, 2) if abs(value) >= 1 else digits
+    text = f"{value:.{digits}f}".replace("-", "−")
+    return text[1:] if float(f"{value:.{digits}f}") == 0 and text.startswith("−") else text
+
+
+def sentence(effect: Record) -> tuple[str, str]:
+    """What an effect says and how sure: ("clear" | "likely" | "unclear" | "unknown", sentence).
+
+    Clear: the interval excludes 0 and p, after Holm where it is known, is at most .05. Likely: the interval excludes
+    0 but p is larger. Unclear: the interval includes 0. Unknown: no estimate, or no interval.
+    Example: `sentence(effects[0])[1]` is "CKA rises with data overlap, by 0.026 per unit of overlap (95 % ...".
+    """
+    estimate, low, high = (finite(effect.get(name)) for name in ("estimate", "low", "high"))
+    factor, _, measure = str(effect.get("factor", "")).partition(":")
+    outcome = LABELS.get(str(effect.get("outcome")), str(effect.get("outcome")))
+    if estimate is None:
+        return "unknown", f"{outcome}: not estimated."
+    p, holm = finite(effect.get("p")), finite(effect.get("p_holm"))
+    design = f"{effect.get('n_seeds', '?')} seeds, {effect.get('n_pairs', '?')} pairs"
+    chance = (
+        f"p\u00a0{p_text(p)}"
+        + (f", after Holm\u00a0{p_text(holm, bare=True)}" if holm is not None and holm != p else "")
+        if p is not None
+        else "no p"
+    )
+    digits = 2 if factor in ("correlation", "within") else 3
+    ends = f"{number(low, digits)} to {number(high, digits)}" if low is not None and high is not None else ""
+    interval = f"95\u00a0% interval {ends}" if ends else "no interval"
+    excludes = low is not None and high is not None and not low <= 0 <= high
+    small = p is not None and (holm if holm is not None else p) <= 0.05
+    grade = "unknown" if not ends else "clear" if excludes and small else "likely" if excludes else "unclear"
+    size = f"{'+' if estimate > 0 else ''}{number(estimate)}"
+    unit = f" {effect['unit']}" if effect.get("unit") else ""
+    if factor in WHAT:
+        claim = (
+            f"{outcome} {'rises' if estimate > 0 else 'falls'} with {WHAT[factor]}, by {number(abs(estimate))}{unit}"
+        )
+        none = f"No clear effect of {WHAT[factor]} on {inside(outcome)}: {size}{unit}"
+    elif factor == "interaction":
+        verb = "reinforce" if estimate > 0 else "dampen"
+        claim = f"{outcome}: shared data and shared tasks {verb} each other, {size}{unit}"
+        none = f"No clear interaction in {inside(outcome)}: {size}{unit}"
+    elif factor in ("correlation", "within"):
+        who, no = ("Among pairs of the same overlap, those", "Among pairs of the same overlap, no")
+        who, no = (who, no) if factor == "within" else ("Pairs", "No")
+        likeness, many = inside(LABELS.get(measure, measure)), "more" if estimate > 0 else "fewer"
+        claim = f"{who} more alike by {likeness} pass {many} attacks on, correlation {number(estimate, 2)}"
+        none = f"{no} clear link between {likeness} and transfer: correlation {number(estimate, 2)}"
+    else:
+        claim = none = f"{outcome}, {factor}{' of ' + LABELS.get(measure, measure) if measure else ''}: {size}{unit}"
+    if grade == "unknown":
+        return grade, f"{outcome}, too little data to judge: {size}{unit} ({interval}; {chance}; {design})."
+    if grade == "unclear":
+        return grade, f"{none}; the 95\u00a0% interval, {ends}, includes 0 ({chance}; {design})."
+    return grade, f"{claim} ({interval}; {chance}; {design})" + (
+        "." if grade == "clear" else ", which is less than sure."
+    )
+
+
+def p_text(value: float | None, *, bare: bool = False) -> str:
+    """A p value as papers print it: "= .012", "< .001"; bare leaves out the sign of equality."""
+    if value is None:
+        return "–"
+    text = "<\u00a0.001" if value < 0.001 else f"{value:.3f}".lstrip("0") if value < 0.9995 else "1"
+    return text if bare or value < 0.001 else f"=\u00a0{text}"
+
+
+def finite(value: Any) -> float | None:
+    """The number as float; None for what is missing, no number, or not finite."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def inside(label: str) -> str:
+    """A label within a sentence; acronyms keep their capitals."""
+    return label if label[:2].isupper() else label[:1].lower() + label[1:]
