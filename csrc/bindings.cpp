@@ -6,6 +6,8 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <cmath>
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -73,29 +75,45 @@ struct Block {
   int64_t depth() const { return static_cast<int64_t>(panels.shape(1)); }
 };
 
-void check_block(const Block& block, int64_t rows, const char* message) {
-  expect(static_cast<int64_t>(block.panels.shape(0)) == panel_count(rows) && block.panels.shape(2) == repsim::kPanel &&
-             static_cast<int64_t>(block.halves.shape(0)) == rows,
+// Whole vectors are loaded and stored.
+void check_aligned(const Panels& panels) {
+  expect(reinterpret_cast<std::uintptr_t>(panels.data()) % 64 == 0, "panels: expected memory aligned to 64 bytes");
+}
+
+// The memory belongs to the caller's tuple: a conversion would make a copy that ends with the Block.
+Block block_of(const nb::tuple& arrays, int64_t rows, const char* message) {
+  Block block;
+  expect(nb::len(arrays) == 2 && nb::try_cast(arrays[0], block.panels, false) &&
+             nb::try_cast(arrays[1], block.halves, false),
          message);
+  expect(static_cast<int64_t>(block.panels.shape(0)) == panel_count(rows) && block.panels.shape(1) > 0 &&
+             block.panels.shape(2) == repsim::kPanel && static_cast<int64_t>(block.halves.shape(0)) == rows,
+         message);
+  check_aligned(block.panels);
+  return block;
 }
 
 repsim::BlockPair block_pair(const nb::tuple& i, const nb::tuple& j, repsim::Kernel kernel, float shift,
                              const repsim::BlockRange& range) {
-  const Block left{nb::cast<Panels>(i[0]), nb::cast<Vector<float>>(i[1])};
-  const Block right{nb::cast<Panels>(j[0]), nb::cast<Vector<float>>(j[1])};
-  check_block(left, range.rows_i, "block i: expected panels and halves of its rows");
-  check_block(right, range.rows_j, "block j: expected panels and halves of its rows");
+  const Block left = block_of(i, range.rows_i, "block i: expected float32 panels and halves of its rows");
+  const Block right = block_of(j, range.rows_j, "block j: expected float32 panels and halves of its rows");
   expect(left.depth() == right.depth(), "blocks: expected one depth");
   return {
       left.panels.data(), right.panels.data(), left.halves.data(), right.halves.data(), left.depth(), kernel, shift};
 }
 
-repsim::BlockRange block_range(const std::tuple<int64_t, int64_t, int64_t, int64_t>& range) {
+// `symmetric`: both blocks lie in the same rows, so they are one block or have no row in common.
+repsim::BlockRange block_range(const std::tuple<int64_t, int64_t, int64_t, int64_t>& range, bool symmetric) {
+  constexpr int64_t most = int64_t{1} << 32;
   const auto [first_i, rows_i, first_j, rows_j] = range;
   expect(first_i >= 0 && first_j >= 0 && first_i % repsim::kTile == 0 && first_j % repsim::kTile == 0,
          "range: expected blocks that begin at a multiple of 192");
   expect(rows_i > 0 && rows_j > 0, "range: expected rows");
-  expect(first_i != first_j || rows_i == rows_j, "range: expected one size where both blocks begin at the same row");
+  expect(first_i <= most && rows_i <= most && first_j <= most && rows_j <= most && first_j + rows_j <= most,
+         "range: expected at most 2^32 rows");
+  expect(!symmetric ||
+             (first_i == first_j ? rows_i == rows_j : first_i + rows_i <= first_j || first_j + rows_j <= first_i),
+         "range: expected one block twice, or two without a common row");
   return {first_i, rows_i, first_j, rows_j};
 }
 
@@ -116,23 +134,29 @@ void squared_norms(AnyRows x, const std::string& dtype, std::optional<Vector<con
 }
 
 void pack_rows(AnyRows x, const std::string& dtype, std::optional<Vector<const double>> shift,
-               Vector<const double> scale, Panels panels, Vector<float> halves, int threads) {
+               Vector<const double> scale, std::optional<Vector<const double>> offset, Panels panels,
+               Vector<float> halves, int threads) {
   const repsim::Source rows = source(x, dtype);
   expect(static_cast<int64_t>(scale.shape(0)) == rows.rows, "scale: expected one number per row");
   expect(!shift || static_cast<int64_t>(shift->shape(0)) == rows.depth, "shift: expected one number per column");
+  expect(!offset || static_cast<int64_t>(offset->shape(0)) == rows.depth, "offset: expected one number per column");
   expect(static_cast<int64_t>(panels.shape(0)) == panel_count(rows.rows) &&
              static_cast<int64_t>(panels.shape(1)) == rows.depth && panels.shape(2) == repsim::kPanel,
          "panels: expected [12 ceil(rows / 192), depth, 16]");
+  check_aligned(panels);
   expect(static_cast<int64_t>(halves.shape(0)) == rows.rows, "halves: expected one number per row");
   nb::gil_scoped_release release;
-  repsim::pack_rows(rows, shift ? shift->data() : nullptr, scale.data(), panels.data(), halves.data(), threads);
+  repsim::pack_rows(rows, shift ? shift->data() : nullptr, scale.data(), offset ? offset->data() : nullptr,
+                    panels.data(), halves.data(), threads);
 }
 
-void kernel_sums(const std::vector<std::tuple<nb::tuple, nb::tuple, std::string, float>>& matrices,
+void kernel_sums(const std::vector<std::tuple<nb::tuple, nb::tuple, std::string, float>>& matrices, int64_t left,
                  const std::tuple<int64_t, int64_t, int64_t, int64_t>& where, int row_bits, Matrix<int64_t> row_sums,
                  nb::ndarray<int64_t, nb::ndim<3>, nb::c_contig, nb::device::cpu> products, int threads) {
-  const repsim::BlockRange range = block_range(where);
+  const repsim::BlockRange range = block_range(where, true);
   std::vector<repsim::BlockPair> pairs;
+  expect(!matrices.empty(), "matrices: expected at least one");
+  expect(left >= 0 && left <= static_cast<int64_t>(matrices.size()), "left: expected some of the matrices");
   for (const auto& [i, j, kernel, shift] : matrices) {
     expect(kernel == "linear" || kernel == "rbf", "kernel: expected linear or rbf");
     pairs.push_back(block_pair(i, j, kernel == "rbf" ? repsim::Kernel::rbf : repsim::Kernel::linear, shift, range));
@@ -141,10 +165,13 @@ void kernel_sums(const std::vector<std::tuple<nb::tuple, nb::tuple, std::string,
   expect(row_sums.shape(0) == pairs.size(), "row_sums: expected one row per matrix");
   expect(range.first_i + range.rows_i <= n && range.first_j + range.rows_j <= n,
          "row_sums: expected every row of the blocks");
+  expect(n <= repsim::kMaxSummedRows, "row_sums: expected at most 2^25 rows, whose sums fit their integers");
+  expect(row_bits >= 0 && std::ldexp(static_cast<double>(n), row_bits) <= 0x1p62,
+         "row_bits: expected n 2^row_bits of at most 2^62");
   expect(products.shape(0) == pairs.size() && products.shape(1) == pairs.size() && products.shape(2) == 2,
          "products: expected [matrices, matrices, 2]");
   nb::gil_scoped_release release;
-  repsim::kernel_sums(pairs.data(), static_cast<int64_t>(pairs.size()), range, n, row_bits, row_sums.data(),
+  repsim::kernel_sums(pairs.data(), static_cast<int64_t>(pairs.size()), left, range, n, row_bits, row_sums.data(),
                       products.data(), threads);
 }
 
@@ -158,35 +185,45 @@ repsim::Candidates candidates_of(const Matrix<uint64_t>& keys, const Vector<int3
 void nearest(const nb::tuple& block_i, const nb::tuple& block_j, const std::string& metric,
              const std::tuple<int64_t, int64_t, int64_t, int64_t>& where, bool symmetric, int64_t k,
              Matrix<uint64_t> keys, Vector<int32_t> counts, Vector<float> thresholds, int threads) {
-  const auto [first_i, rows_i, first_j, rows_j] = where;
-  const repsim::BlockRange range =
-      symmetric ? block_range(where) : repsim::BlockRange{first_i, rows_i, first_j, rows_j};
+  const repsim::BlockRange range = block_range(where, symmetric);
   const repsim::BlockPair pair = block_pair(block_i, block_j, repsim::Kernel::linear, 0.0f, range);
   const repsim::Candidates candidates = candidates_of(keys, counts, thresholds, k);
   const int64_t rows = static_cast<int64_t>(keys.shape(0));
-  expect(range.first_i % repsim::kTile == 0 && range.first_i + range.rows_i <= rows &&
-             (!symmetric || range.first_j + range.rows_j <= rows),
+  expect(range.first_i + range.rows_i <= rows && (!symmetric || range.first_j + range.rows_j <= rows),
          "candidates: expected every row of the blocks");
-  expect(range.first_j + range.rows_j <= int64_t{1} << 32, "base: expected at most 2^32 rows");
   const repsim::Metric kind = metric_of(metric);
+  expect(kind != repsim::Metric::cosine,
+         "metric: expected inner_product or euclidean; cosines are distances of unit rows");
   nb::gil_scoped_release release;
   repsim::nearest(pair, kind, range, symmetric, k, candidates, threads);
 }
 
-void rank_neighbours(AnyRows x, const std::string& x_dtype, AnyRows base, const std::string& base_dtype,
-                     const std::string& metric, Matrix<uint64_t> keys, Vector<int32_t> counts, Vector<float> thresholds,
-                     Matrix<int64_t> indices, Matrix<float> scores, int threads) {
+int64_t rank_neighbours(AnyRows x, const std::string& x_dtype, AnyRows base, const std::string& base_dtype,
+                        const std::string& metric, Matrix<uint64_t> keys, Vector<int32_t> counts,
+                        Vector<float> thresholds, Vector<float> halves, double unit, double longest,
+                        Vector<int64_t> heavy, int64_t first, Matrix<int64_t> indices, Matrix<float> scores,
+                        int threads) {
   const repsim::Source rows = source(x, x_dtype), others = source(base, base_dtype);
   const int64_t k = static_cast<int64_t>(indices.shape(1));
   const repsim::Candidates candidates = candidates_of(keys, counts, thresholds, k);
   expect(rows.depth == others.depth, "base: expected the depth of x");
-  expect(static_cast<int64_t>(keys.shape(0)) == rows.rows && indices.shape(0) == keys.shape(0) &&
-             scores.shape(0) == keys.shape(0) && scores.shape(1) == indices.shape(1),
+  expect(static_cast<int64_t>(keys.shape(0)) == rows.rows && halves.shape(0) == keys.shape(0) &&
+             indices.shape(0) == keys.shape(0) && scores.shape(0) == keys.shape(0) &&
+             scores.shape(1) == indices.shape(1),
          "neighbours: expected [rows, k]");
-  for (size_t i = 0; i < counts.shape(0); ++i) expect(counts(i) >= k, "candidates: expected at least k in every row");
+  expect(first >= -1 && (first == -1 || first + rows.rows <= others.rows),
+         "first: expected where x lies in the base, or -1");
+  expect(k <= others.rows - (first >= 0), "indices: expected k of at most the rows there are");
+  for (size_t i = 0; i < counts.shape(0); ++i)
+    expect(counts(i) >= k && counts(i) <= candidates.capacity, "candidates: expected at least k in every row");
+  for (size_t i = 0; i < heavy.shape(0); ++i)
+    expect(heavy(i) >= 0 && heavy(i) < others.rows, "heavy: expected rows of the base");
+  const repsim::Certificate certificate{halves.data(), unit, longest, heavy.data(),
+                                        static_cast<int64_t>(heavy.shape(0))};
   const repsim::Metric kind = metric_of(metric);
   nb::gil_scoped_release release;
-  repsim::rank_neighbours(rows, others, kind, k, candidates, indices.data(), scores.data(), threads);
+  return repsim::rank_neighbours(rows, others, kind, k, candidates, certificate, first, indices.data(), scores.data(),
+                                 threads);
 }
 
 }  // namespace
@@ -199,14 +236,24 @@ NB_MODULE(_core, m) {
   m.def("instruction_set", &repsim::instruction_set);
   m.def("cuda_available", &repsim::cuda::available);
   m.def("column_sums", &column_sums, "x"_a, "dtype"_a, "sums"_a.noconvert(), "threads"_a);
-  m.def("squared_norms", &squared_norms, "x"_a, "dtype"_a, "shift"_a.none(), "norms"_a.noconvert(), "threads"_a);
-  m.def("pack_rows", &pack_rows, "x"_a, "dtype"_a, "shift"_a.none(), "scale"_a.noconvert(), "panels"_a.noconvert(),
-        "halves"_a.noconvert(), "threads"_a);
-  m.def("kernel_sums", &kernel_sums, "matrices"_a, "range"_a, "row_bits"_a, "row_sums"_a.noconvert(),
+  m.def("squared_norms", &squared_norms, "x"_a, "dtype"_a, "shift"_a.noconvert().none(), "norms"_a.noconvert(),
+        "threads"_a);
+  m.def("pack_rows", &pack_rows, "x"_a, "dtype"_a, "shift"_a.noconvert().none(), "scale"_a.noconvert(),
+        "offset"_a.noconvert().none(), "panels"_a.noconvert(), "halves"_a.noconvert(), "threads"_a);
+  m.def("kernel_sums", &kernel_sums, "matrices"_a, "left"_a, "range"_a, "row_bits"_a, "row_sums"_a.noconvert(),
         "products"_a.noconvert(), "threads"_a);
   m.def("nearest", &nearest, "block_i"_a, "block_j"_a, "metric"_a, "range"_a, "symmetric"_a, "k"_a,
         "keys"_a.noconvert(), "counts"_a.noconvert(), "thresholds"_a.noconvert(), "threads"_a);
   m.def("rank_neighbours", &rank_neighbours, "x"_a, "x_dtype"_a, "base"_a, "base_dtype"_a, "metric"_a,
-        "keys"_a.noconvert(), "counts"_a.noconvert(), "thresholds"_a.noconvert(), "indices"_a.noconvert(),
-        "scores"_a.noconvert(), "threads"_a);
+        "keys"_a.noconvert(), "counts"_a.noconvert(), "thresholds"_a.noconvert(), "halves"_a.noconvert(), "unit"_a,
+        "longest"_a, "heavy"_a.noconvert(), "first"_a, "indices"_a.noconvert(), "scores"_a.noconvert(), "threads"_a);
+
+  // Without CUDA these two say so, whatever they are given; cuda/ brings their typed arguments with it.
+  m.def("cuda_kernel_sums", [](const nb::args&) {
+    repsim::cuda::kernel_sums(nullptr, 0, 0, repsim::BlockRange{}, 0, 0, nullptr, nullptr, nullptr);
+  });
+  m.def("cuda_nearest", [](const nb::args&) {
+    repsim::cuda::nearest(repsim::BlockPair{}, repsim::Metric::cosine, repsim::BlockRange{}, false, 0,
+                          repsim::Candidates{}, nullptr);
+  });
 }

@@ -34,11 +34,12 @@ int64_t column_sums(const Source& x, double* sums /* [depth] */, int threads);
 // norms[i] = |x_i - shift|^2 in float64. Cost: one pass over the rows.
 void squared_norms(const Source& x, const double* shift /* [depth] or null */, double* norms /* [rows] */, int threads);
 
-// panels[p][k][r] = float32((x[16 p + r][k] - shift[k]) * scale[16 p + r]), zero beyond the last row.
-// halves[i] = half the squared norm of packed row i, so that distances between packed rows carry no rounding of the
-// packing.
+// panels, aligned to 64 bytes: panels[p][k][r] = float32((x[16 p + r][k] - shift[k]) * scale[16 p + r] - offset[k]),
+// zero beyond the last row. halves[i] = half the squared norm of packed row i, so that distances between packed rows
+// carry no rounding of the packing. Throws std::range_error where a squared norm leaves the range of float32.
 void pack_rows(const Source& x, const double* shift /* [depth] or null */, const double* scale /* [rows] */,
-               float* panels /* [ceil(rows / 192) * 12, depth, 16] */, float* halves /* [rows] */, int threads);
+               const double* offset /* [depth] or null */, float* panels /* [ceil(rows / 192) * 12, depth, 16] */,
+               float* halves /* [rows] */, int threads);
 
 // One representation inside a pair of blocks.
 struct BlockPair {
@@ -47,7 +48,7 @@ struct BlockPair {
   const float* half_i;  // [rows_i] |x_i|^2 / 2 of the packed rows: only for Kernel::rbf
   const float* half_j;  // [rows_j]
   int64_t depth;
-  Kernel kernel;  // linear: K = x.y ; rbf: K = exp(x.y - half_i - half_j)
+  Kernel kernel;  // linear: K = x.y ; rbf: K = exp(min(x.y - half_i - half_j, 0))
   float shift;    // subtracted from every K: the sums are of K - shift
 };
 
@@ -57,17 +58,19 @@ struct BlockRange {
   int64_t first_i, rows_i, first_j, rows_j;
 };
 
-// Over the pairs i != j of one pair of blocks, for the matrices p and q:
+// Over the pairs i != j of one pair of blocks:
 //   row_sums[p][i]  += sum_j (K_p - shift_p)_ij            int64, fixed point, 2^row_bits units to one
-//   products[p][q]  += sum_ij (K_p - shift_p)_ij (K_q - shift_q)_ij   two int64 limbs (value = hi 2^32 + lo), 2^45
-//   units
-// |K - shift| must not exceed 1. Integer sums do not depend on their order, so neither do the results.
-// Cost: 2 rows_i rows_j sum(depth) flop. Memory: one tile per matrix and thread.
-void kernel_sums(const BlockPair* pairs /* [matrices] */, int64_t matrices, const BlockRange& range, int64_t n,
-                 int row_bits, int64_t* row_sums /* [matrices, n] */,
-                 int64_t* products /* [matrices, matrices, 2], p <= q */, int threads);
+//   products[p][q]  += sum_ij (K_p - shift_p)_ij (K_q - shift_q)_ij   two int64 limbs (value = hi 2^32 + lo,
+//   0 <= lo < 2^32), 2^45 units to one
+// for p = q and for p < left <= q; the other products stay as they are. |K - shift| must not exceed 1, nor n 2^25, nor
+// n 2^row_bits 2^62: no sum then overflows. Integer sums do not depend on their order, so neither do the results. Cost:
+// 2 rows_i rows_j sum(depth) flop. Memory: one tile per matrix and thread.
+void kernel_sums(const BlockPair* pairs /* [matrices] */, int64_t matrices, int64_t left, const BlockRange& range,
+                 int64_t n, int row_bits, int64_t* row_sums /* [matrices, n] */,
+                 int64_t* products /* [matrices, matrices, 2] */, int threads);
 
 constexpr int kProductBits = 45;
+constexpr int64_t kMaxSummedRows = int64_t{1} << 25;
 
 // The candidates of every row, best first once finished. key = (score, rank of the index) in 64 order-preserving bits.
 struct Candidates {
@@ -78,17 +81,31 @@ struct Candidates {
 };
 
 // Offers the scores of one pair of blocks to the k best of every row.
-//   score_ij = x_i . y_j  (- half_i - half_j for the Euclidean metric)
+//   score_ij = x_i . y_j  (- half_i - half_j for the Euclidean metric; cosines are asked for as distances of unit rows)
 // `symmetric`: x and y are the same rows, pairs i = j are left out, and every score serves rows i and rows j.
 // The k best by (score, lower index) are exact for the float32 scores, whatever the order. Cost: 2 rows_i rows_j depth
 // flop.
 void nearest(const BlockPair& pair, Metric metric, const BlockRange& range, bool symmetric, int64_t k,
              const Candidates& candidates, int threads);
 
-// The k best candidates of every row, scored again in float64 from the rows themselves and sorted, ties to the lower
-// index. Scores: cosine, inner product, or minus the Euclidean distance. Cost: 2 rows k depth flop.
-void rank_neighbours(const Source& x, const Source& base, Metric metric, int64_t k, const Candidates& candidates,
-                     int64_t* indices /* [rows, k] */, float* scores /* [rows, k] */, int threads);
+// What is known of the packed rows that `nearest` saw, to bound the rounding of its float32 scores.
+struct Certificate {
+  const float* halves;   // [rows] half the squared norms of the packed rows of x
+  double unit;           // packed rows are the rows (cosine: the unit rows) times this, less a common offset
+  double longest;        // inner product: the largest packed norm in the base but for `heavy`
+  const int64_t* heavy;  // inner product: rows of the base that are candidates of every row
+  int64_t heavy_count;
+};
+
+// The k best rows of the base for every row of x by their float64 scores: cosine, inner product, or minus the Euclidean
+// distance; ties to the lower index. All candidates are scored in float64. A row is decided when its k-th best lies
+// above its threshold by more than float32 can have erred on any row that was turned away; the other rows are scored in
+// float64 against the whole base. `first` is the number of x's first row in the base, which is left out of its own
+// list, or -1. Returns how many rows were not decided. Throws std::range_error where a score leaves the range of
+// float64. Cost: 2 rows capacity depth flop, and 2 base.rows depth for each row not decided.
+int64_t rank_neighbours(const Source& x, const Source& base, Metric metric, int64_t k, const Candidates& candidates,
+                        const Certificate& certificate, int64_t first, int64_t* indices /* [rows, k] */,
+                        float* scores /* [rows, k] */, int threads);
 
 // The instruction set chosen for this CPU: "avx512", "avx2" or "generic".
 const char* instruction_set();
@@ -105,8 +122,8 @@ struct Absent : std::runtime_error {
 };
 
 // The same operations on device memory, on the given stream.
-void kernel_sums(const BlockPair* pairs, int64_t matrices, const BlockRange& range, int64_t n, int row_bits,
-                 int64_t* row_sums, int64_t* products, void* stream);
+void kernel_sums(const BlockPair* pairs, int64_t matrices, int64_t left, const BlockRange& range, int64_t n,
+                 int row_bits, int64_t* row_sums, int64_t* products, void* stream);
 void nearest(const BlockPair& pair, Metric metric, const BlockRange& range, bool symmetric, int64_t k,
              const Candidates& candidates, void* stream);
 

@@ -9,6 +9,7 @@ import numpy as np
 
 TILE = 192  # rows of a native tile: blocks begin at its multiples, so results do not depend on the block size
 PACKED_BUDGET = 128 * 2**20  # bytes of packed blocks held at a time
+MOST_ROWS = 8192  # so that one native call takes seconds at the most: progress, and Ctrl-C between calls
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Traversal:
 def traversal(rows: int, columns: int, depths: Sequence[int], *, symmetric: bool, block_rows: int | None) -> Traversal:
     """A traversal whose packed blocks fit the budget, or of the given size in whole tiles, at least one."""
     if block_rows is None:
-        block_rows = PACKED_BUDGET // (2 * sum(depths) * 4)
+        block_rows = min(PACKED_BUDGET // (2 * sum(depths) * 4), MOST_ROWS)
     return Traversal(rows, columns, max(block_rows // TILE, 1) * TILE, symmetric)
 
 

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import _core, blocks
 from .arrays import Rows
 
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
+
 Progress = Callable[[int, int], None]
+
+_EPS32, _EPS64 = float(np.finfo(np.float32).eps), float(np.finfo(np.float64).eps)
 
 # Float64 blocks of the feature-space sums; fixed, so that no choice of the caller changes the order of the additions.
 FEATURE_ROWS = 2048
-# Beyond this many sigmas from the mean, float32 exponents of an RBF kernel err by more than 1e-3.
+# Longest rows that are candidates of every row under the inner product.
+HEAVY = 16
+# Beyond this many sigmas from the middle, float32 exponents of an RBF kernel err by more than 1e-3.
 RBF_SPREAD = 90.0
 
 
@@ -31,20 +39,20 @@ def thread_count(threads: int | None, *, function: str) -> int:
         if asked:
             return int(asked)
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return positive_count(threads, "threads", function=function)
+    return whole_number(threads, "threads", function=function)
 
 
-def positive_count(value: Any, name: str, *, function: str) -> int:
-    """A whole number of at least 1.
+def whole_number(value: Any, name: str, *, function: str, least: int = 1) -> int:
+    """A whole number of at least ``least``.
 
     Raises
     ------
-    TypeError: no int. ValueError: below 1.
+    TypeError: no int. ValueError: too small.
     """
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"[{function}] expected {name} as an int, got {value!r}")
-    if value < 1:
-        raise ValueError(f"[{function}] expected {name} of at least 1, got {value}")
+    if value < least:
+        raise ValueError(f"[{function}] expected {name} of at least {least}, got {value}")
     return int(value)
 
 
@@ -52,47 +60,49 @@ def positive_count(value: Any, name: str, *, function: str) -> int:
 class Centre:
     """Where rows lie: a middle, and the squared distance of each row to it."""
 
-    mean: np.ndarray  # [d] float64: what is subtracted from every row
+    middle: np.ndarray  # [d] float64: what is subtracted from every row
     squared_norms: np.ndarray  # [n] float64, after the subtraction
-    unit: float  # a power of two: rows times unit have norms of at most 1
+
+    @property
+    def unit(self) -> float:
+        """A power of two such that any two different rows, times it, have an inner product of at most 1."""
+        second, first = np.partition(self.squared_norms, -2)[-2:] if len(self.squared_norms) > 1 else (1.0, 1.0)
+        return _power_of_two_below((float(second or first) * float(first)) ** -0.25)
 
 
-def centre(rows: Rows, *, function: str, threads: int) -> Centre:
-    """Mean and centred norms of finite, not all equal rows.
+def mean_centre(rows: Rows, *, function: str, threads: int) -> Centre:
+    """About the mean: what the closed forms of linear kernels are written for.
 
     Raises
     ------
-    ValueError: a row is not finite (it is named), or all rows are equal.
+    ValueError: a row is not finite (it is named), beyond the range of squares, or all rows are equal.
     """
     mean = _column_sums(rows, function=function, threads=threads) / len(rows)
-    norms = _squared_norms(rows, mean, threads=threads)
-    if not norms.max() > _rounding(rows, mean):
-        raise _all_equal(rows, function)
-    return Centre(mean, norms, _power_of_two_below(1 / math.sqrt(norms.max())))
+    norms = _squared_norms(rows, mean, function=function, threads=threads)
+    # The mean of equal rows is a rounding away from them.
+    return _unless_equal(rows, Centre(mean, norms), (_EPS64 * len(rows)) ** 2 * float(mean @ mean), function)
 
 
 def robust_centre(rows: Rows, *, function: str, threads: int) -> Centre:
-    """As :func:`centre`, about the coordinate-wise median of some rows instead of the mean.
+    """About the coordinate-wise median of some rows: one far row does not push all others away from the origin.
 
-    For kernels of the distance any shift is allowed, and one far row must not push all others away from the origin.
+    Raises
+    ------
+    ValueError: as :func:`mean_centre`.
     """
-    _column_sums(rows, function=function, threads=threads)  # the rows are finite
-    middle = np.median(_sample(rows, 255), axis=0)
-    norms = _squared_norms(rows, middle, threads=threads)
-    if not norms.max() > 0:
-        raise _all_equal(rows, function)
-    return Centre(middle, norms, _power_of_two_below(1 / math.sqrt(norms.max())))
-
-
-def _all_equal(rows: Rows, function: str) -> ValueError:
-    return ValueError(
-        f"[{function}] expected {rows.name} whose rows differ, got zero variance (all {len(rows)} rows are equal)"
+    _column_sums(rows, function=function, threads=threads)  # every row is finite
+    middle = np.median(_a_few(rows), axis=0)
+    return _unless_equal(
+        rows, Centre(middle, _squared_norms(rows, middle, function=function, threads=threads)), 0.0, function
     )
 
 
-def _rounding(rows: Rows, mean: np.ndarray) -> float:
-    """The squared norm that equal rows may show through the rounding of their float64 mean."""
-    return float((np.finfo(np.float64).eps * len(rows)) ** 2 * (mean**2).sum())
+def _unless_equal(rows: Rows, found: Centre, rounding: float, function: str) -> Centre:
+    if not found.squared_norms.max() > rounding:
+        raise ValueError(
+            f"[{function}] expected {rows.name} whose rows differ, got zero variance (all {len(rows)} rows are equal)"
+        )
+    return found
 
 
 def _power_of_two_below(x: float) -> float:
@@ -109,27 +119,36 @@ def _column_sums(rows: Rows, *, function: str, threads: int) -> np.ndarray:
     return sums
 
 
-def _squared_norms(rows: Rows, shift: np.ndarray | None, *, threads: int) -> np.ndarray:
+def _squared_norms(rows: Rows, shift: np.ndarray | None, *, function: str, threads: int) -> np.ndarray:
     norms = np.empty(len(rows))
     _core.squared_norms(rows.values, rows.dtype, shift, norms, threads)
+    longest = float(norms.max())
+    if not (longest == 0 or 1e-280 < longest < 1e280):
+        raise ValueError(
+            f"[{function}] expected {rows.name} with values between about 1e-140 and 1e140, whose squares float64 "
+            f"can hold, got a largest squared norm of {longest:.3g}"
+        )
     return norms
 
 
 @dataclass(frozen=True)
 class Packer:
-    """Packs blocks of (row - shift) * scale for the native tiles."""
+    """Packs blocks of (row - shift) * scale - offset for the native tiles."""
 
     rows: Rows
     shift: np.ndarray | None
-    scale: np.ndarray  # [n]
+    scale: np.ndarray  # [n], possibly one number repeated without memory
     threads: int
+    offset: np.ndarray | None = None
 
     def block(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         panels = blocks.empty_panels(count, self.rows.depth)
         halves = np.empty(count, np.float32)
         stop = first + count
         scale = np.ascontiguousarray(self.scale[first:stop])
-        _core.pack_rows(self.rows.values[first:stop], self.rows.dtype, self.shift, scale, panels, halves, self.threads)
+        _core.pack_rows(
+            self.rows.values[first:stop], self.rows.dtype, self.shift, scale, self.offset, panels, halves, self.threads
+        )
         return panels, halves
 
 
@@ -138,7 +157,9 @@ class HsicSums:
     """Everything that HSIC, CKA and their permutation moments need of P kernel matrices over the same n inputs.
 
     With A = HKH (biased) or A = the U-centred K (debiased): ``biased[p, q]`` and ``debiased[p, q]`` are sum_ij A_p A_q,
-    ``trace[p]`` = tr A and ``squares[p]`` = sum_i A_ii^2 of the biased A (both are 0 for the U-centred).
+    ``trace[p]`` = tr A and ``squares[p]`` = sum_i A_ii^2 of the biased A (both are 0 for the U-centred). Entries are
+    filled on the diagonal and for p among the first ``left`` matrices and q among the others, NaN elsewhere.
+    ``rounding[p]`` is what rounding alone may leave of ``debiased[p, p]``.
     """
 
     n: int
@@ -146,48 +167,63 @@ class HsicSums:
     debiased: np.ndarray  # [P, P]
     trace: np.ndarray  # [P]
     squares: np.ndarray  # [P]
+    rounding: np.ndarray  # [P]
     precision: str
 
 
-def feature_sums(matrices: Sequence[Rows], *, function: str, threads: int, progress: Progress | None = None) -> HsicSums:
-    """HSIC sums of linear kernels from d x d' products in float64; O(sum d^2) memory, cost n (sum d)^2.
+def _asked_pairs(count: int, left: int) -> list[tuple[int, int]]:
+    return [(p, p) for p in range(count)] + [(p, q) for p in range(left) for q in range(left, count)]
+
+
+def feature_sums(
+    matrices: Sequence[Rows], left: int, *, function: str, threads: int, progress: Progress | None = None
+) -> HsicSums:
+    """HSIC sums of linear kernels from d x d' products in float64, one for each of the pairs asked for.
 
     The debiased form follows from the diagonal a_i = |x_i|^2 of the centred Gram matrix:
     sum = |X'Y|_F^2 - n/(n-2) sum a_i b_i + sum a sum b / ((n-1)(n-2)).
     """
-    n = len(matrices[0])
-    centres = [centre(rows, function=function, threads=threads) for rows in matrices]
-    count = len(matrices)
-    cross = [[np.zeros((matrices[p].depth, matrices[q].depth)) for q in range(p, count)] for p in range(count)]
+    n, count = len(matrices[0]), len(matrices)
+    centres = [mean_centre(rows, function=function, threads=threads) for rows in matrices]
+    asked = _asked_pairs(count, left)
+    cross = {(p, q): np.zeros((matrices[p].depth, matrices[q].depth)) for p, q in asked}
     starts = range(0, n, FEATURE_ROWS)
-    for done, start in enumerate(starts):
-        stop = min(start + FEATURE_ROWS, n)
-        block = [(rows.wide(start, stop) - c.mean) * c.unit for rows, c in zip(matrices, centres, strict=True)]
-        for p in range(count):
-            for q in range(p, count):
-                cross[p][q - p] += block[p].T @ block[q]
-        if progress:
-            progress(done + 1, len(starts))
-    biased, debiased = np.empty((count, count)), np.empty((count, count))
+    with _blas().limit(limits=threads, user_api="blas"):
+        for done, start in enumerate(starts):
+            part = slice(start, min(start + FEATURE_ROWS, n))
+            block = [(rows.wide(part) - c.middle) * c.unit for rows, c in zip(matrices, centres, strict=True)]
+            for (p, q), product in cross.items():
+                product += block[p].T @ block[q]
+            if progress:
+                progress(done + 1, len(starts))
+    biased, debiased = np.full((2, count, count), math.nan)
+    rounding = np.empty(count)
     diagonals = [c.squared_norms * c.unit**2 for c in centres]
-    for p in range(count):
-        for q in range(p, count):
-            a, b = diagonals[p], diagonals[q]
-            product = float(np.vdot(cross[p][q - p], cross[p][q - p]))
-            scale = (centres[p].unit * centres[q].unit) ** -2
-            biased[p, q] = biased[q, p] = product * scale
-            if n > 2:
-                unbiased = product - n / (n - 2) * float(a @ b) + float(a.sum() * b.sum()) / ((n - 1) * (n - 2))
-                debiased[p, q] = debiased[q, p] = unbiased * scale
-            else:
-                debiased[p, q] = debiased[q, p] = math.nan
+    for p, q in asked:
+        a, b = diagonals[p], diagonals[q]
+        square = float(np.vdot(cross[p, q], cross[p, q]))
+        scale = (centres[p].unit * centres[q].unit) ** -2
+        biased[p, q] = square * scale
+        if n > 2:
+            unbiased = square - n / (n - 2) * float(a @ b) + float(a.sum() * b.sum()) / ((n - 1) * (n - 2))
+            debiased[p, q] = unbiased * scale
+        if p == q:
+            rounding[p] = 1e-6 * square * scale  # a millionth left of the difference: six digits of it are gone
     trace = np.array([c.squared_norms.sum() for c in centres])
     squares = np.array([float(c.squared_norms @ c.squared_norms) for c in centres])
-    return HsicSums(n, biased, debiased, trace, squares, "float64")
+    return HsicSums(n, biased, debiased, trace, squares, rounding, "float64")
+
+
+@functools.lru_cache(maxsize=1)
+def _blas() -> ThreadpoolController:
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
 def kernel_sums(
     matrices: Sequence[Rows],
+    left: int,
     sigmas: Sequence[float] | None,
     *,
     function: str,
@@ -200,25 +236,22 @@ def kernel_sums(
     ``sigmas``: bandwidths of RBF kernels, or None for linear kernels. Tiles are float32, sums exact integers of them.
     """
     n, count = len(matrices[0]), len(matrices)
-    kernel = "linear" if sigmas is None else "rbf"
-    about = centre if sigmas is None else robust_centre
-    centres = [about(rows, function=function, threads=threads) for rows in matrices]
-    scales = [c.unit for c in centres] if sigmas is None else [1 / sigma for sigma in sigmas]
-    packers = [
-        Packer(rows, c.mean, np.full(n, scale), threads) for rows, c, scale in zip(matrices, centres, scales, strict=True)
-    ]
+    centres = [robust_centre(rows, function=function, threads=threads) for rows in matrices]
     if sigmas is None:
+        units = [c.unit for c in centres]
         shifts = [0.0] * count
-        diagonals = [c.squared_norms * c.unit**2 for c in centres]
     else:
-        for rows, c, sigma in zip(matrices, centres, sigmas, strict=True):
-            _warn_of_small_sigma(rows, c, sigma, function)
-        shifts = [_mean_rbf(rows, c.mean, sigma) for rows, c, sigma in zip(matrices, centres, sigmas, strict=True)]
-        diagonals = [np.ones(n)] * count
+        units = [1 / sigma for sigma in sigmas]
+        shifts = [_mean_rbf(rows, c, sigma, function) for rows, c, sigma in zip(matrices, centres, sigmas, strict=True)]
+    packers = [
+        Packer(rows, c.middle, np.broadcast_to(unit, n), threads)
+        for rows, c, unit in zip(matrices, centres, units, strict=True)
+    ]
     row_bits = min(50, 62 - math.ceil(math.log2(n)))
     row_sums = np.zeros((count, n), np.int64)
     products = np.zeros((count, count, 2), np.int64)
 
+    kernel = "linear" if sigmas is None else "rbf"
     plan = blocks.traversal(n, n, [rows.depth for rows in matrices], symmetric=True, block_rows=block_rows)
     held: tuple[int, list[Any]] = (-1, [])
     for done, span in enumerate(plan):
@@ -228,71 +261,89 @@ def kernel_sums(
         same = span.first_j == span.first_i
         block_j = block_i if same else [packer.block(span.first_j, span.rows_j) for packer in packers]
         pairs = [(i, j, kernel, shift) for i, j, shift in zip(block_i, block_j, shifts, strict=True)]
-        _core.kernel_sums(pairs, span.as_tuple(), row_bits, row_sums, products, threads)
+        _core.kernel_sums(pairs, left, span.as_tuple(), row_bits, row_sums, products, threads)
         if progress:
             progress(done + 1, len(plan))
 
-    units = [c.unit**-2 if sigmas is None else 1.0 for c in centres]
-    return _finish(row_sums / 2.0**row_bits, products, np.array(shifts), np.array(diagonals), np.array(units))
+    scales = np.array([unit**-2 if sigmas is None else 1.0 for unit in units])
+    norms = [
+        c.squared_norms * unit**2 if sigmas is None else np.ones(n) for c, unit in zip(centres, units, strict=True)
+    ]
+    return _finish(row_sums, row_bits, products, _asked_pairs(count, left), np.array(shifts, np.float32), norms, scales)
 
 
 def _finish(
-    off_diagonal: np.ndarray, products: np.ndarray, shifts: np.ndarray, diagonals: np.ndarray, units: np.ndarray
+    row_sums: np.ndarray,
+    row_bits: int,
+    limbs: np.ndarray,
+    asked: Sequence[tuple[int, int]],
+    shifts: np.ndarray,
+    diagonals: Sequence[np.ndarray],
+    scales: np.ndarray,
 ) -> HsicSums:
     """From the sums over i != j of K - shift to both centred forms, which no constant shift of K changes."""
-    count, n = off_diagonal.shape
-    upper = (products[..., 0].astype(np.float64) * 2.0**32 + products[..., 1]) / 2.0**_core.PRODUCT_BITS
-    product = np.triu(upper) + np.triu(upper, 1).T
-    total = off_diagonal.sum(axis=1)
-    scale = np.outer(units, units)
-
-    if n > 2:
-        debiased = product + np.outer(total, total) / ((n - 1) * (n - 2)) - 2 / (n - 2) * (off_diagonal @ off_diagonal.T)
-    else:
-        debiased = np.full((count, count), math.nan)
-    diagonal = diagonals - shifts[:, None].astype(np.float32).astype(np.float64)
-    full = off_diagonal + diagonal
-    full_total = full.sum(axis=1)
-    biased = product + diagonal @ diagonal.T - 2 / n * (full @ full.T) + np.outer(full_total, full_total) / n**2
-    centred_diagonal = diagonal - 2 / n * full + full_total[:, None] / n**2
+    count, n = row_sums.shape
+    products = (limbs[..., 0].astype(np.float64) * 2.0**32 + limbs[..., 1]) / 2.0**_core.PRODUCT_BITS
+    unit = 2.0**-row_bits
+    biased, debiased = np.full((2, count, count), math.nan)
+    trace, squares, rounding = np.empty((3, count))
+    for p, q in asked:
+        r, s = row_sums[p] * unit, row_sums[q] * unit
+        a, b = diagonals[p] - float(shifts[p]), diagonals[q] - float(shifts[q])
+        if n > 2:
+            debiased[p, q] = products[p, q] + r.sum() * s.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * float(r @ s)
+        r += a
+        s += b
+        biased[p, q] = products[p, q] + float(a @ b) - 2 / n * float(r @ s) + r.sum() * s.sum() / n**2
+        if p == q:
+            centred = a - 2 / n * r + r.sum() / n**2
+            trace[p], squares[p] = centred.sum(), float(centred @ centred)
+            # Every entry of a tile errs by about the float32 rounding of |x_i| |x_j|, independently.
+            norms = diagonals[p]
+            rounding[p] = (2 * _EPS32) ** 2 * float(norms.sum() ** 2 - norms @ norms)
+    scale = np.outer(scales, scales)
     return HsicSums(
-        n,
-        biased * scale,
-        debiased * scale,
-        centred_diagonal.sum(axis=1) * units,
-        (centred_diagonal**2).sum(axis=1) * units**2,
-        "float32",
+        n, biased * scale, debiased * scale, trace * scales, squares * scales**2, rounding * scales**2, "float32"
     )
 
 
-def _warn_of_small_sigma(rows: Rows, c: Centre, sigma: float, function: str) -> None:
-    spread = math.sqrt(float(c.squared_norms.max())) / sigma
-    if spread > RBF_SPREAD and math.sqrt(float(np.median(c.squared_norms))) / sigma > RBF_SPREAD:
+def _mean_rbf(rows: Rows, c: Centre, sigma: float, function: str) -> float:
+    """About the mean of the kernel matrix off its diagonal: a shift that keeps the streamed sums small.
+
+    Warns where float32 cannot tell distances apart at the scale of sigma: rows that lie too many sigmas from the
+    middle.
+    """
+    far = int(np.count_nonzero(c.squared_norms > (RBF_SPREAD * sigma) ** 2))
+    if far > 1:  # a single far row is far from all others whatever its rounding
         warnings.warn(
-            f"[{function}] sigma is small for {rows.name}: rows lie up to {spread:.3g} sigmas from their mean, "
-            "where float32 exponents err by more than 1e-3",
+            f"[{function}] sigma {sigma:.3g} is small for {rows.name}: {far} of {len(rows)} rows lie more "
+            f"than {RBF_SPREAD:g} sigmas from the middle, where float32 exponents between them err by more than 1e-3",
             RuntimeWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
+    sample = (_a_few(rows) - c.middle) / sigma
+    squared = _squared_distances(sample)
+    kernel = np.exp(-0.5 * squared)
+    return float((kernel.sum() - np.trace(kernel)) / (len(kernel) * (len(kernel) - 1)))
 
 
-def _sample(rows: Rows, count: int) -> np.ndarray:
-    """At most ``count`` evenly spaced rows in float64."""
-    n = len(rows)
-    if n <= count:
-        return rows.wide(0, n)
-    return np.concatenate([rows.wide(i, i + 1) for i in np.linspace(0, n - 1, count).astype(np.int64)])
+def _a_few(rows: Rows) -> np.ndarray:
+    """Up to 255 evenly spaced rows in float64, fewer where they are very wide."""
+    return rows.wide(_evenly_spaced(len(rows), max(15, min(255, 2**22 // rows.depth))))
+
+
+def _evenly_spaced(n: int, count: int) -> np.ndarray | slice:
+    """At most ``count`` positions from first to last; all of them as a slice."""
+    return slice(0, n) if n <= count else np.linspace(0, n - 1, count).astype(np.int64)
 
 
 def _squared_distances(x: np.ndarray) -> np.ndarray:
     norms = (x * x).sum(axis=1)
-    return norms[:, None] + norms[None, :] - 2 * (x @ x.T)
-
-
-def _mean_rbf(rows: Rows, mean: np.ndarray, sigma: float) -> float:
-    """About the mean of the kernel matrix off its diagonal: subtracting it keeps the streamed sums small. Any value would be right."""
-    sample = (_sample(rows, 256) - mean) / sigma
-    return float(np.exp(-0.5 * _squared_distances(sample))[np.triu_indices(len(sample), 1)].mean())
+    squared = x @ x.T
+    squared *= -2
+    squared += norms
+    squared += norms[:, None]
+    return squared
 
 
 def median_distance(rows: Rows, *, sample: int, function: str, threads: int) -> float:
@@ -302,13 +353,31 @@ def median_distance(rows: Rows, *, sample: int, function: str, threads: int) -> 
     ------
     ValueError: the median is zero, because most rows are equal.
     """
-    points = _sample(rows, sample) - robust_centre(rows, function=function, threads=threads).mean
-    squared = _squared_distances(points)[np.triu_indices(len(points), 1)]
-    middle = np.partition(squared, [(len(squared) - 1) // 2, len(squared) // 2])
-    low, high = middle[(len(squared) - 1) // 2], middle[len(squared) // 2]
-    rounding = np.finfo(np.float64).eps * 8 * float((points * points).sum(axis=1).max())
-    if not low > rounding:
-        raise ValueError(f"[{function}] expected {rows.name} whose median distance is positive, got zero; pass RBF(sigma=...)")
+    c = robust_centre(rows, function=function, threads=threads)
+    picked = _evenly_spaced(len(rows), sample)
+    norms = c.squared_norms[picked]
+    squared = np.zeros((len(norms), len(norms)))
+    with _blas().limit(limits=threads, user_api="blas"):
+        for start in range(0, rows.depth, FEATURE_ROWS):  # a stripe of columns at a time keeps the sample small
+            columns = slice(start, start + FEATURE_ROWS)
+            part = rows.wide(picked, columns) - c.middle[columns]
+            squared -= part @ part.T
+    squared *= 2
+    squared += norms
+    squared += norms[:, None]
+    squared[squared <= 8 * _EPS64 * (norms + norms[:, None])] = 0.0  # equal rows
+    np.fill_diagonal(squared, np.inf)
+    # Every distance stands twice, the infinite diagonal behind all of them: order statistics of pairs are every other
+    # one.
+    pairs = len(norms) * (len(norms) - 1) // 2
+    ordered = squared.ravel()
+    ordered.partition(2 * (pairs // 2))
+    high = ordered[2 * (pairs // 2)]
+    low = high if pairs % 2 else ordered[: 2 * (pairs // 2)].max()
+    if not low > 0:
+        raise ValueError(
+            f"[{function}] expected {rows.name} whose median distance is positive, got zero; pass RBF(sigma=...)"
+        )
     return (math.sqrt(low) + math.sqrt(high)) / 2
 
 
@@ -322,58 +391,78 @@ def nearest(
     threads: int,
     block_rows: int | None = None,
     progress: Progress | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Exact k nearest rows: indices [n, k] int64 and scores [n, k] float32, best first.
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Exact k nearest rows: indices [n, k] int64, scores [n, k] float32, best first; and how many rows were scanned.
 
-    With ``base`` None the rows of x are searched themselves, each left out of its own list by index, and every tile of scores
-    serves both of its sides. O(n k) memory, cost n^2 d flop (2 n m d against a base of m rows).
+    With ``base`` None the rows of x are searched themselves, each left out of its own list by index, and every tile of
+    scores serves both of its sides. O(n k) memory, cost n^2 d flop (2 n m d against a base of m rows).
     """
     symmetric = base is None
     other = x if base is None else base
-    packers = _neighbour_packers(x, other, metric, symmetric, function=function, threads=threads)
-    n, capacity = len(x), 2 * k + 16
-    keys = np.empty((n, capacity), np.uint64)
+    sides = (x,) if symmetric else (x, other)
+    packers, unit = _neighbour_packers(sides, metric, function=function, threads=threads)
+    n = len(x)
+    # A few more than k are kept: the gap between the k-th and the last of them is what certifies a row.
+    kept = min(k + 8 + k // 8, len(other) - symmetric)
+    keys = np.empty((n, 2 * kept + 16), np.uint64)
     counts = np.zeros(n, np.int32)
     thresholds = np.full(n, -np.finfo(np.float32).max, np.float32)
+    halves = [np.empty(len(rows), np.float32) for rows in sides]
 
     plan = blocks.traversal(n, len(other), [x.depth], symmetric=symmetric, block_rows=block_rows)
+    tiles = "inner_product" if metric == "inner_product" else "euclidean"
     held: tuple[int, Any] = (-1, None)
     for done, span in enumerate(plan):
         if held[0] != span.first_i:
             held = (span.first_i, packers[0].block(span.first_i, span.rows_i))
+            halves[0][span.first_i : span.first_i + span.rows_i] = held[1][1]
         same = symmetric and span.first_j == span.first_i
-        block_j = held[1] if same else packers[1].block(span.first_j, span.rows_j)
-        _core.nearest(held[1], block_j, metric, span.as_tuple(), symmetric, k, keys, counts, thresholds, threads)
+        block_j = held[1] if same else packers[-1].block(span.first_j, span.rows_j)
+        halves[-1][span.first_j : span.first_j + span.rows_j] = block_j[1]
+        _core.nearest(held[1], block_j, tiles, span.as_tuple(), symmetric, kept, keys, counts, thresholds, threads)
         if progress:
-            progress(done + 1, len(plan))
+            progress(done + 1, len(plan) + 1)
 
+    heavy, longest = np.empty(0, np.int64), 0.0
+    if metric == "inner_product":  # a few long rows would loosen the bound of all: they become candidates everywhere
+        heavy = np.sort(np.argpartition(halves[-1], -HEAVY)[-HEAVY:]) if len(other) > 2 * HEAVY else heavy
+        longest = math.sqrt(2 * float(np.delete(halves[-1], heavy).max()))
     indices, scores = np.empty((n, k), np.int64), np.empty((n, k), np.float32)
-    _core.rank_neighbours(
-        x.values, x.dtype, other.values, other.dtype, metric, keys, counts, thresholds, indices, scores, threads
-    )
-    return indices, scores
+    scanned = 0
+    for start in range(0, n, blocks.MOST_ROWS):
+        part = slice(start, min(start + blocks.MOST_ROWS, n))
+        scanned += _core.rank_neighbours(
+            x.values[part], x.dtype, other.values, other.dtype, metric, keys[part], counts[part], thresholds[part],
+            halves[0][part], unit, longest, heavy, start if symmetric else -1, indices[part], scores[part], threads,
+        )  # fmt: skip
+    if progress:
+        progress(len(plan) + 1, len(plan) + 1)
+    return indices, scores, scanned
 
 
 def _neighbour_packers(
-    x: Rows, other: Rows, metric: str, symmetric: bool, *, function: str, threads: int
-) -> tuple[Packer, Packer]:
-    """Both sides scaled by powers of two that leave the ranking alone; distances from the mean, angles on unit rows."""
-    sides = (x,) if symmetric else (x, other)
+    sides: Sequence[Rows], metric: str, *, function: str, threads: int
+) -> tuple[list[Packer], float]:
+    """Both sides moved and scaled alike, so that the ranking stays and float32 is fine where neighbours differ.
+
+    Distances are taken from the middle of the base. So are cosines, as distances between unit rows: in a narrow cone
+    all of them are near 1, and only what is left of the cone's axis tells them apart.
+    """
     for rows in sides:
-        _column_sums(rows, function=function, threads=threads)  # the rows are finite
-    shift = np.median(_sample(other, 255), axis=0) if metric == "euclidean" else None
-    norms = [_squared_norms(rows, shift, threads=threads) for rows in sides]
+        _column_sums(rows, function=function, threads=threads)  # every row is finite
+    sample = _a_few(sides[-1])
     if metric == "cosine":
-        for rows, squared in zip(sides, norms, strict=True):
-            if not squared.min() > 0:
+        squared = [_squared_norms(rows, None, function=function, threads=threads) for rows in sides]
+        for rows, norms in zip(sides, squared, strict=True):
+            if not norms.min() > 0:
                 raise ValueError(
                     f"[{function}] expected {rows.name} with non-zero rows for the cosine metric, "
-                    f"got zero norm in row {int(squared.argmin())}"
+                    f"got zero norm in row {int(norms.argmin())}"
                 )
-        scales = [1 / np.sqrt(squared) for squared in norms]
-    else:
-        longest = max(float(squared.max()) for squared in norms)
-        unit = _power_of_two_below(1 / math.sqrt(longest)) if longest > 0 else 1.0
-        scales = [np.full(len(rows), unit) for rows in sides]
-    packers = [Packer(rows, shift, scale, threads) for rows, scale in zip(sides, scales, strict=True)]
-    return packers[0], packers[-1]
+        middle = np.median(sample / np.sqrt((sample * sample).sum(axis=1, keepdims=True)), axis=0)
+        scales = [1 / np.sqrt(norms) for norms in squared]
+        return [Packer(rows, None, s, threads, middle) for rows, s in zip(sides, scales, strict=True)], 1.0
+    shift = np.median(sample, axis=0) if metric == "euclidean" else None
+    longest = max(float(_squared_norms(rows, shift, function=function, threads=threads).max()) for rows in sides)
+    unit = _power_of_two_below(1 / math.sqrt(longest)) if longest > 0 else 1.0
+    return [Packer(rows, shift, np.broadcast_to(unit, len(rows)), threads) for rows in sides], unit

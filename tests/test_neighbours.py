@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +217,16 @@ def test_any_shape_dtype_and_values(data: st.DataObject) -> None:
     assert_graph_agrees(repsim.nearest(x, k, metric=metric), x, k, metric)
 
 
+def test_a_graph_prints_on_one_line_and_is_equal_to_itself_alone() -> None:
+    x = rows(60, 5)
+    graph, same = repsim.nearest(x, 4), repsim.nearest(x, 4)
+    assert repr(graph) == "Neighbours(n=60, k=4, metric='cosine')"
+    assert repr(repsim.nearest(x[:7], 2, base=x)) == "Neighbours(n=7, k=2, metric='cosine', base_rows=60)"
+    assert graph == graph
+    assert graph != same
+    assert len({graph, same}) == 2
+
+
 # ---------------------------------------------------------------------------------------------- mutual_knn
 
 
@@ -272,6 +283,62 @@ def test_mutual_knn_relabellings_are_drawn_from_the_seed() -> None:
     assert (first.value, first.z, first.p) == (again.value, again.z, again.p)
     assert (first.value, first.z) == (other.value, other.z)  # the moments are exact
     assert first.p != other.p
+
+
+@pytest.mark.parametrize("measure", ["mutual_knn", "cknna"])
+def test_relabellings_take_the_memory_of_one(measure: str) -> None:
+    """A hundred relabellings at once would be a hundred int64 [n]; one graph and its copy are ten times k n each."""
+    n = 20_000
+    ring = (np.arange(n)[:, None] + np.array([1, -1])) % n
+    graph = repsim.Neighbours(ring, np.ones((n, 2), np.float32), "cosine", n, True)
+    peaks = []
+    for permutations in (2, 100):
+        tracemalloc.start()
+        getattr(repsim, measure)(graph, graph, permutations=permutations)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 10 * 8 * n
+
+
+@pytest.mark.parametrize("measure", ["mutual_knn", "cknna"])
+def test_relabellings_by_hand(measure: str) -> None:
+    """p from the relabellings of the seed, the right-hand rows renamed with their neighbours."""
+    x, y = related(60, 6, 6, noise=3.0)
+    result = getattr(repsim, measure)(x, y, k=5, permutations=40, seed=7)
+    graphs = oracles.nearest(x, 5), oracles.nearest(y, 5)
+    masks = [oracles.mask(graph) for graph in graphs]
+    kernels = [oracles.similarity(z, "cosine") for z in (x, y)]
+
+    def value(order: np.ndarray) -> float:
+        back = np.ix_(np.argsort(order), np.argsort(order))
+        if measure == "mutual_knn":
+            return np.count_nonzero(masks[0] & masks[1][back]) / (60 * 5)
+        return oracles.cknna_of(kernels[0], kernels[1][back], masks[0], masks[1][back])
+
+    rng = np.random.default_rng([7, 60])
+    drawn = np.array([value(rng.permutation(60)) for _ in range(40)])
+    assert result.p == oracles.add_one_p(value(np.arange(60)), drawn)
+    if measure == "cknna":
+        assert result.null.mean == pytest.approx(drawn.mean(), rel=1e-5)
+        assert result.null.sd == pytest.approx(drawn.std(ddof=1), rel=1e-5)
+
+
+def test_symmetry_and_range() -> None:
+    x, y = related(200, 8, 6)
+    assert repsim.mutual_knn(x, y) == repsim.mutual_knn(y, x)
+    there, back = repsim.cknna(x, y), repsim.cknna(y, x)
+    assert 0 < abs(there - back) < 1e-3  # as documented: close, and not equal
+    x, y = np.random.default_rng(28).standard_normal((2, 4, 2))
+    few = repsim.cknna(x, y, k=2, metric="inner_product")
+    assert few > 1.5
+    assert few == pytest.approx(oracles.cknna(x, y, 2, "inner_product"), abs=1e-5)
+
+
+def test_cknna_of_a_graph_whose_masked_hsic_is_not_positive() -> None:
+    """A ring one way round: no two rows list each other, so that nothing is left of tr(AB)."""
+    x = repsim.Neighbours((np.arange(9)[:, None] + 1) % 9, np.ones((9, 1), np.float32), "cosine", 9, True)
+    with pytest.raises(ValueError, match=r"^\[cknna\] expected x whose masked HSIC with itself is positive, got -"):
+        repsim.cknna(x, x)
 
 
 def test_mutual_knn_p_is_about_uniform_under_independence() -> None:
@@ -343,3 +410,41 @@ def test_cknna_null_by_relabelling() -> None:
     related_result = repsim.cknna(*related(120, 6, 6))
     assert related_result.p == 1 / 201
     assert related_result.z > 5
+
+
+def _exact(x: np.ndarray, k: int, metric: str) -> np.ndarray:
+    """Neighbours from differences in float64, which lose nothing where scores are nearly equal."""
+    if metric == "inner_product":
+        score = x @ x.T
+    else:
+        rows = x / np.linalg.norm(x, axis=1, keepdims=True) if metric == "cosine" else x
+        score = -((rows[:, None] - rows[None]) ** 2).sum(axis=2)
+    np.fill_diagonal(score, -np.inf)
+    return np.argsort(-score, axis=1, kind="stable")[:, :k]
+
+
+@pytest.mark.parametrize("axis", [1.0, 100.0, 3000.0])
+def test_cosines_in_a_narrow_cone(axis: float) -> None:
+    x = np.random.default_rng(0).standard_normal((400, 24))
+    x[:, 0] += axis * 5
+    np.testing.assert_array_equal(repsim.nearest(x, 8).indices, _exact(x, 8, "cosine"))
+
+
+@pytest.mark.parametrize(
+    ("apart", "scanned"), [pytest.param(10.0, False, id="float32-decides"), pytest.param(1e5, True, id="float64-scan")]
+)
+def test_two_far_clusters(apart: float, scanned: bool) -> None:
+    x = np.random.default_rng(1).standard_normal((400, 24))
+    x[200:] += apart
+    graph = repsim.nearest(x, 8, metric="euclidean")
+    np.testing.assert_array_equal(graph.indices, _exact(x, 8, "euclidean"))
+    assert (graph.scanned > 100) == scanned
+
+
+@metrics
+def test_one_row_a_thousand_times_longer(metric: str) -> None:
+    x = np.random.default_rng(2).standard_normal((400, 24))
+    x[17] *= 1e3
+    graph = repsim.nearest(x, 8, metric=metric)
+    np.testing.assert_array_equal(graph.indices, _exact(x, 8, metric))
+    assert graph.scanned < 40

@@ -1,6 +1,7 @@
 // Which tile code this CPU runs. REPSIM_HAS_X86 is set by the build where the x86 variants exist.
 #include <cstdlib>
 #include <cstring>
+#include <stdexcept>
 #include <string>
 
 #include "tiles.h"
@@ -27,8 +28,8 @@ const TileOps& choose() {
   if (allowed("avx2") && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return avx2::ops;
 #endif
   if (!allowed("generic"))
-    throw std::runtime_error(std::string("REPSIM_ISA: expected one of avx512, avx2, generic that this CPU has, got ") +
-                             asked);
+    throw std::invalid_argument(std::string("REPSIM_ISA: expected avx512, avx2 or generic, as this CPU has it, got ") +
+                                asked);
   return generic::ops;
 }
 

@@ -10,7 +10,16 @@
 namespace repsim {
 namespace {
 
-void add(int64_t& total, int64_t term) { __atomic_fetch_add(&total, term, __ATOMIC_RELAXED); }
+int64_t add(int64_t& total, int64_t term) { return __atomic_fetch_add(&total, term, __ATOMIC_RELAXED); }
+
+// Two limbs, value = limbs[0] 2^32 + limbs[1]. An addition carries what it pushes over bit 32 itself, so that no number
+// of tiles overflows the lower limb; the bits above 32 that stay in it are dropped at the end.
+constexpr int64_t kLow = 0xffffffff;
+void add_to_limbs(int64_t* limbs, int64_t term) {
+  const int64_t low = term & kLow;
+  const int64_t carry = ((add(limbs[1], low) & kLow) + low) >> 32;
+  add(limbs[0], (term >> 32) + carry);
+}
 
 struct Workspace {
   cpu::TileBuffer tiles;
@@ -21,8 +30,8 @@ struct Workspace {
 
 }  // namespace
 
-void kernel_sums(const BlockPair* pairs, int64_t matrices, const BlockRange& range, int64_t n, int row_bits,
-                 int64_t* row_sums, int64_t* products, int threads) {
+void kernel_sums(const BlockPair* pairs, int64_t matrices, int64_t left, const BlockRange& range, int64_t n,
+                 int row_bits, int64_t* row_sums, int64_t* products, int threads) {
   const cpu::TileOps& ops = cpu::tile_ops();
   const bool triangle = range.first_i == range.first_j;
   const cpu::TileGrid grid(range, triangle);
@@ -49,15 +58,15 @@ void kernel_sums(const BlockPair* pairs, int64_t matrices, const BlockRange& ran
         for (int64_t j = 0; j < tile.columns; ++j) add(sums_j[j], std::llrint(own->columns[j] * row_unit));
       }
       for (int64_t q = 0; q <= p; ++q) {
+        if (q != p && !(q < left && left <= p)) continue;
         const double weight = tile.diagonal ? 1.0 : 2.0;
         const int64_t product = std::llrint(weight * ops.dot(own->tiles.data() + q * kTile * kTile, c) * product_unit);
-        int64_t* limbs = products + (q * matrices + p) * 2;
-        add(limbs[0], product >> 32);
-        add(limbs[1], product & 0xffffffff);
+        add_to_limbs(products + (q * matrices + p) * 2, product);
       }
     }
   };
   cpu::parallel(grid.count(), threads, [&] { return std::make_unique<Workspace>(matrices); }, work);
+  for (int64_t pair = 0; pair < matrices * matrices; ++pair) products[pair * 2 + 1] &= kLow;
 }
 
 }  // namespace repsim

@@ -3,10 +3,15 @@
 // A row keeps up to `capacity` candidates above its threshold, the k-th best score it knows. Thresholds only rise, so
 // what they turn away is never among the k best: the answer does not depend on the order in which tiles arrive.
 #include <algorithm>
+#include <atomic>
 #include <cfloat>
 #include <cmath>
+#include <cstring>
+#include <functional>
 #include <memory>
 #include <mutex>
+#include <stdexcept>
+#include <utility>
 #include <vector>
 
 #include "element.h"
@@ -53,15 +58,8 @@ void offer(const Candidates& all, int64_t first_row, const std::vector<Found>& f
     if (count == all.capacity || (count == k && threshold == -FLT_MAX)) {
       std::nth_element(keys, keys + k - 1, keys + count, std::greater<>());
       count = static_cast<int32_t>(k);
-      __atomic_store_n(
-          reinterpret_cast<int32_t*>(&threshold),
-          [&] {
-            const float score = key_score(keys[k - 1]);
-            int32_t bits;
-            std::memcpy(&bits, &score, sizeof bits);
-            return bits;
-          }(),
-          __ATOMIC_RELAXED);
+      float risen = key_score(keys[k - 1]);
+      __atomic_store(&threshold, &risen, __ATOMIC_RELAXED);  // other threads read it without the lock
     }
   }
 }
@@ -77,6 +75,20 @@ struct Workspace {
   std::vector<Found> for_rows, for_columns;
   alignas(64) float half_i[kTile], half_j[kTile], threshold_i[kTile], threshold_j[kTile];
 };
+
+// sum_t term(a_t, b_t) in float64; four chains hide the latency of the addition.
+template <class A, class B, class Term>
+double sum_over(const A* a, const B* b, int64_t depth, Term term) {
+  double sum[4] = {};
+  int64_t t = 0;
+  for (; t + 4 <= depth; t += 4)
+    for (int chain = 0; chain < 4; ++chain) sum[chain] += term(cpu::widen(a[t + chain]), cpu::widen(b[t + chain]));
+  for (; t < depth; ++t) sum[t & 3] += term(cpu::widen(a[t]), cpu::widen(b[t]));
+  return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+
+constexpr auto product = [](double u, double v) { return u * v; };
+constexpr auto squared_difference = [](double u, double v) { return (u - v) * (u - v); };
 
 }  // namespace
 
@@ -111,7 +123,7 @@ void nearest(const BlockPair& pair, Metric metric, const BlockRange& range, bool
       const cpu::Hit& hit = own->hits[h];
       if (hit.score >= own->threshold_i[hit.row])
         own->for_rows.push_back({hit.row, make_key(hit.score, first_j + hit.column)});
-      if (hit.score >= own->threshold_j[hit.column])
+      if (serves_columns && hit.score >= own->threshold_j[hit.column])
         own->for_columns.push_back({hit.column, make_key(hit.score, first_i + hit.row)});
     }
     if (!own->for_rows.empty()) {
@@ -126,47 +138,107 @@ void nearest(const BlockPair& pair, Metric metric, const BlockRange& range, bool
   cpu::parallel(grid.count(), threads, [] { return std::make_unique<Workspace>(); }, work);
 }
 
-void rank_neighbours(const Source& x, const Source& base, Metric metric, int64_t k, const Candidates& candidates,
-                     int64_t* indices, float* scores, int threads) {
-  constexpr int64_t kRowsAtATime = 64;
+namespace {
+
+// How far a float32 score of a tile may have been off. Packing rounds each entry, the product adds one rounding for a
+// feature of a chunk of 512 and one for each chunk, the halves and their subtraction a few more: 2^-24 times this sum.
+struct Bound {
+  double roundings;
+  explicit Bound(int64_t depth)
+      : roundings(static_cast<double>(std::min<int64_t>(depth, 512) + (depth + 511) / 512 + 4)) {}
+  double operator()(double norm_i, double norm_j) const {
+    const double both = norm_i + norm_j;
+    return 1.01 * 0x1p-24 * (roundings * norm_i * norm_j + 4 * both * both);
+  }
+};
+
+struct Scored {
+  double worse;  // minus the score: ascending order is best first, ties to the lower index
+  int64_t index;
+  bool operator<(const Scored& other) const {
+    return worse < other.worse || (worse == other.worse && index < other.index);
+  }
+};
+
+}  // namespace
+
+int64_t rank_neighbours(const Source& x, const Source& base, Metric metric, int64_t k, const Candidates& candidates,
+                        const Certificate& certificate, int64_t first, int64_t* indices, float* scores, int threads) {
+  constexpr int64_t kRowsAtATime = 16;
+  const Bound bound(x.depth);
+  const double unit = certificate.unit;
+  const int64_t available = base.rows - (first >= 0);
+  std::atomic<int64_t> undecided{0};
   cpu::with_elements(x, [&](auto* rows) {
     cpu::with_elements(base, [&](auto* others) {
-      auto work = [&](int64_t chunk, std::vector<std::pair<double, int64_t>>& best) {
-        for (int64_t i = chunk * kRowsAtATime; i < std::min((chunk + 1) * kRowsAtATime, x.rows); ++i) {
-          uint64_t* keys = candidates.keys + i * candidates.capacity;
-          std::nth_element(keys, keys + k - 1, keys + candidates.counts[i], std::greater<>());
-          const auto* a = rows + i * x.row_stride;
-          best.clear();
-          for (int64_t m = 0; m < k; ++m) {
-            const int64_t j = key_index(keys[m]);
-            const auto* b = others + j * base.row_stride;
-            double dot = 0, norm_a = 0, norm_b = 0, distance = 0;
-            for (int64_t t = 0; t < x.depth; ++t) {
-              const double u = cpu::widen(a[t]), v = cpu::widen(b[t]);
-              if (metric == Metric::euclidean) {
-                distance += (u - v) * (u - v);
-              } else {
-                dot += u * v;
-                norm_a += u * u;
-                norm_b += v * v;
-              }
-            }
-            const double score = metric == Metric::euclidean ? -std::sqrt(distance)
-                                 : metric == Metric::cosine  ? dot / std::sqrt(norm_a) / std::sqrt(norm_b)
-                                                             : dot;
-            best.emplace_back(-score, j);
+      auto rank_row = [&](int64_t i, std::vector<Scored>& best) {
+        const auto* a = rows + i * x.row_stride;
+        const double norm = metric == Metric::cosine ? std::sqrt(sum_over(a, a, x.depth, product)) : 1.0;
+        const auto scored = [&](int64_t j) {
+          const auto* b = others + j * base.row_stride;
+          double score;
+          if (metric == Metric::euclidean) {
+            score = -std::sqrt(sum_over(a, b, x.depth, squared_difference));
+          } else {
+            score = sum_over(a, b, x.depth, product);
+            if (metric == Metric::cosine) score = score / norm / std::sqrt(sum_over(b, b, x.depth, product));
           }
-          std::sort(best.begin(), best.end());
+          if (!std::isfinite(score)) throw std::range_error("scores: expected rows whose scores float64 can hold");
+          return Scored{-score, j};
+        };
+        best.clear();
+        const uint64_t* keys = candidates.keys + i * candidates.capacity;
+        const int64_t count = candidates.counts[i];
+        for (int64_t m = 0; m < count; ++m) best.push_back(scored(key_index(keys[m])));
+        for (int64_t m = 0; m < certificate.heavy_count; ++m) {
+          const int64_t j = certificate.heavy[m];
+          const auto is_candidate = [&](const Scored& one) { return one.index == j; };
+          const bool self = first >= 0 && j == first + i;
+          if (!self && std::none_of(best.begin(), best.begin() + count, is_candidate)) best.push_back(scored(j));
+        }
+        std::partial_sort(best.begin(), best.begin() + k, best.end());
+
+        // The k-th best in the units of the tiles, against the threshold: what was turned away scored no more than
+        // that.
+        const double kth = -best[k - 1].worse, own = std::sqrt(2.0 * certificate.halves[i]);
+        double exact, error;
+        if (metric == Metric::inner_product) {
+          exact = kth * unit * unit;
+          error = bound(own, certificate.longest);
+        } else {  // a nearer row lies no further out than this row and the distance of its k-th neighbour
+          const double distance = metric == Metric::cosine ? std::sqrt(std::max(0.0, 2 - 2 * kth)) : -kth * unit;
+          exact = -distance * distance / 2;
+          error = bound(own, own + distance);
+        }
+        if (count == available || exact > static_cast<double>(candidates.thresholds[i]) + error) return;
+        undecided.fetch_add(1, std::memory_order_relaxed);
+        best.clear();
+        for (int64_t j = 0; j < base.rows; ++j) {
+          if (first >= 0 && j == first + i) continue;
+          const Scored one = scored(j);
+          if (static_cast<int64_t>(best.size()) == k) {
+            if (!(one < best.front())) continue;
+            std::pop_heap(best.begin(), best.end());
+            best.pop_back();
+          }
+          best.push_back(one);
+          std::push_heap(best.begin(), best.end());
+        }
+        std::sort_heap(best.begin(), best.end());
+      };
+      auto work = [&](int64_t chunk, std::vector<Scored>& best) {
+        for (int64_t i = chunk * kRowsAtATime; i < std::min((chunk + 1) * kRowsAtATime, x.rows); ++i) {
+          rank_row(i, best);
           for (int64_t m = 0; m < k; ++m) {
-            indices[i * k + m] = best[m].second;
-            scores[i * k + m] = static_cast<float>(-best[m].first);
+            indices[i * k + m] = best[m].index;
+            scores[i * k + m] = static_cast<float>(0.0 - best[m].worse);  // of duplicates 0, not -0
           }
         }
       };
-      cpu::parallel((x.rows + kRowsAtATime - 1) / kRowsAtATime, threads,
-                    [] { return std::vector<std::pair<double, int64_t>>(); }, work);
+      cpu::parallel((x.rows + kRowsAtATime - 1) / kRowsAtATime, threads, [] { return std::vector<Scored>(); }, work);
     });
   });
+  return undecided.load();
 }
 
 }  // namespace repsim

@@ -1,6 +1,7 @@
 // Reading rows: sums, norms and packing. Parallel axis: columns for the sums, rows otherwise. Bytes: the rows once.
 #include <algorithm>
 #include <cmath>
+#include <stdexcept>
 
 #include "element.h"
 #include "parallel.h"
@@ -58,7 +59,8 @@ void squared_norms(const Source& x, const double* shift, double* norms, int thre
   });
 }
 
-void pack_rows(const Source& x, const double* shift, const double* scale, float* panels, float* halves, int threads) {
+void pack_rows(const Source& x, const double* shift, const double* scale, const double* offset, float* panels,
+               float* halves, int threads) {
   cpu::with_elements(x, [&](auto* data) {
     const int64_t panel_count = (x.rows + kTile - 1) / kTile * (kTile / kPanel);
     cpu::parallel(panel_count, threads, [&](int64_t p) {
@@ -71,11 +73,16 @@ void pack_rows(const Source& x, const double* shift, const double* scale, float*
         const double factor = scale[i];
         double sum[4] = {};
         for (int64_t k = 0; k < x.depth; ++k) {
-          const float value = static_cast<float>((cpu::widen(row[k]) - (shift ? shift[k] : 0.0)) * factor);
+          const float value =
+              static_cast<float>((cpu::widen(row[k]) - (shift ? shift[k] : 0.0)) * factor - (offset ? offset[k] : 0.0));
           panel[k * kPanel + r] = value;
           sum[k & 3] += static_cast<double>(value) * value;
         }
-        halves[i] = static_cast<float>(((sum[0] + sum[1]) + (sum[2] + sum[3])) / 2);
+        const double half = ((sum[0] + sum[1]) + (sum[2] + sum[3])) / 2;
+        // Within this bound no product and no distance of packed rows overflows.
+        if (!(half < 0x1p124))
+          throw std::range_error("rows: expected scaled rows whose squared norms float32 can hold");
+        halves[i] = static_cast<float>(half);
       }
     });
   });

@@ -18,7 +18,7 @@ struct TileOps {
   // c[i][j] = a_i . b_j
   void (*multiply)(const float* a /* 12 panels */, const float* b /* 12 panels */, int64_t depth,
                    float* c /* [192, 192] */);
-  // c[i][j] = exp(c[i][j] - half_i[i] - half_j[j]) - shift
+  // c[i][j] = exp(min(c[i][j] - half_i[i] - half_j[j], 0)) - shift
   void (*rbf)(float* c, const float* half_i /* [192] */, const float* half_j /* [192] */, float shift);
   // c[i][j] -= half_i[i] + half_j[j]
   void (*subtract_halves)(float* c, const float* half_i, const float* half_j);

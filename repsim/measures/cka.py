@@ -34,8 +34,9 @@ class RBF:
 
         repsim.RBF(sigma=3.0); repsim.RBF(median_fraction=0.5)
 
-    Give ``sigma``, in units of the features, or ``median_fraction``: sigma is then that fraction of the median distance between the
-    inputs, of each side its own. The median is exact up to ``sample`` inputs and beyond that taken over ``sample`` evenly spaced ones.
+    Give ``sigma``, in units of the features, or ``median_fraction``: sigma is then that fraction of the median
+    distance between the inputs, of each side its own. The median is exact up to ``sample`` inputs and beyond that
+    taken over ``sample`` evenly spaced ones.
     """
 
     sigma: float | None = None
@@ -48,10 +49,13 @@ class RBF:
             raise ValueError(f"[RBF] expected exactly one of sigma and median_fraction, got {got}")
         for name in ("sigma", "median_fraction"):
             value = getattr(self, name)
-            if value is not None and not (np.isfinite(value) and value > 0):
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+                raise TypeError(f"[RBF] expected {name} as a number, got {type(value).__name__}")
+            if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"[RBF] expected {name} as a positive number, got {value!r}")
-        if self.sample < 2:
-            raise ValueError(f"[RBF] expected sample of at least 2, got {self.sample!r}")
+        reductions.whole_number(self.sample, "sample", function="RBF", least=2)
 
     def bandwidth(self, rows: Rows, *, function: str, threads: int) -> float:
         """sigma for these rows."""
@@ -62,7 +66,9 @@ class RBF:
         )
 
     def __str__(self) -> str:
-        return f"rbf(sigma={self.sigma:g})" if self.sigma is not None else f"rbf(median_fraction={self.median_fraction:g})"
+        return (
+            f"rbf(sigma={self.sigma:g})" if self.sigma is not None else f"rbf(median_fraction={self.median_fraction:g})"
+        )
 
 
 Kernel = Linear | RBF
@@ -76,7 +82,9 @@ def as_kernel(kernel: Any, *, function: str) -> Kernel:
         return Linear()
     if isinstance(kernel, str) and kernel == "rbf":
         return RBF(median_fraction=1.0)
-    raise ValueError(f"[{function}] expected kernel 'linear', 'rbf', repsim.Linear() or repsim.RBF(...), got {kernel!r}")
+    raise ValueError(
+        f"[{function}] expected kernel 'linear', 'rbf', repsim.Linear() or repsim.RBF(...), got {kernel!r}"
+    )
 
 
 def cka(
@@ -101,23 +109,27 @@ def cka(
     Parameters
     ----------
     x, y: [n, d] and [n, d'] arrays (numpy, memmap, torch CPU, DLPack) of float16, bfloat16, float32 or float64.
-    estimator: "debiased" (Song et al. 2012, HSIC_1; at least 4 inputs; may be negative) or "biased" (Gretton et al. 2005; at least 2;
-        grows towards 1 with d / n whatever the data).
+    estimator: "debiased" (Song et al. 2012, HSIC_1; at least 4 inputs; may be negative) or "biased" (Gretton et
+        al. 2005; at least 2; grows towards 1 with d / n whatever the data).
     kernel: "linear", "rbf" (sigma = the median distance), ``RBF(...)`` or ``Linear()``.
     threads: default REPSIM_NUM_THREADS, else every CPU of the process. The result does not depend on it.
-    block_rows: rows packed at a time, in whole tiles of 192 (default: what fits 128 MiB); the result does not depend on it.
+    block_rows: rows packed at a time, in whole tiles of 192 (default: what fits 128 MiB); the result does not
+        depend on it.
     progress: called with (steps done, steps in all).
 
     Returns
     -------
-    Similarity with the value, and the exact mean and sd of the statistic over all relabellings of y (Kazi-Aoual et al. 1995) as z and a
-    normal p. Linear kernels with no more features than inputs are summed in float64 in feature space; everything else over float32 tiles.
+    Similarity with the value, and the exact mean and sd of the statistic over all relabellings of y (Kazi-Aoual et
+    al. 1995) as z and a normal p. Linear kernels with no more features than inputs are summed in float64 in feature
+    space; everything else over float32 tiles.
 
     Raises
     ------
-    TypeError, ValueError: inputs that are no rows of floats, differ in length, are too few, not finite (the row is named), or all equal.
+    TypeError, ValueError: inputs that are no rows of floats, differ in length, are too few, not finite (the row
+        is named), or all equal.
 
-    Papers: Cortes, Mohri and Rostamizadeh (2012); Kornblith et al. (2019); Nguyen, Raghu and Kornblith (2021) for the debiased form.
+    Papers: Cortes, Mohri and Rostamizadeh (2012); Kornblith et al. (2019); Nguyen, Raghu and Kornblith (2021) for
+        the debiased form.
     """
     return cka_grid(
         [x], [y], estimator=estimator, kernel=kernel, threads=threads, block_rows=block_rows, progress=progress
@@ -134,7 +146,7 @@ def hsic(
     block_rows: int | None = None,
     progress: Progress | None = None,
 ) -> Similarity:
-    """Hilbert-Schmidt independence criterion: tr(KHLH) / (n - 1)^2 ("biased") or HSIC_1 of Song et al. 2012 ("debiased").
+    """Hilbert-Schmidt independence criterion: tr(KHLH) / (n - 1)^2 ("biased") or HSIC_1 ("debiased").
 
     Example::
 
@@ -145,11 +157,15 @@ def hsic(
     Papers: Gretton et al. (2005); Song et al. (2012), "Feature selection via dependence maximization".
     """
     (left, right), chosen = _checked([x], [y], estimator, kernel, "hsic")
-    sums = _sums([*left, *right], chosen, "hsic", threads, block_rows, progress)
+    sums = _sums(left, right, estimator, chosen, "hsic", threads, block_rows, progress)
     n = sums.n
     unit = n * (n - 3) if estimator == "debiased" else (n - 1) ** 2
     null = _statistic_null(sums, 0, 1, estimator)
-    cell = (float(_inner(sums, estimator, [*left, *right], "hsic")[0, 1]) / unit, Null(null.mean / unit, null.sd / unit), None)
+    cell = (
+        float(_inner(sums, estimator, [*left, *right], "hsic")[0, 1]) / unit,
+        Null(null.mean / unit, null.sd / unit),
+        None,
+    )
     return grid_of([[cell]], n, {"estimator": estimator, "kernel": str(chosen)}, sums.precision).at(0, 0, "hsic")
 
 
@@ -163,9 +179,9 @@ def cka_grid(
     block_rows: int | None = None,
     progress: Progress | None = None,
 ) -> Grid:
-    """:func:`cka` between every layer in ``xs`` [n, d_i] and every layer in ``ys`` [n, d_j], each Gram tile computed once per layer."""
+    """:func:`cka` between every layer in ``xs`` [n, d_i] and every layer in ``ys`` [n, d_j], each tile made once."""
     (left, right), chosen = _checked(xs, ys, estimator, kernel, "cka")
-    sums = _sums([*left, *right], chosen, "cka", threads, block_rows, progress)
+    sums = _sums(left, right, estimator, chosen, "cka", threads, block_rows, progress)
     inner = _inner(sums, estimator, [*left, *right], "cka")
     cells = []
     for i in range(len(left)):
@@ -198,7 +214,9 @@ def _checked(
 
 
 def _sums(
-    rows: list[Rows],
+    left: list[Rows],
+    right: list[Rows],
+    estimator: str,
     kernel: Kernel,
     function: str,
     threads: int | None,
@@ -207,19 +225,20 @@ def _sums(
 ) -> HsicSums:
     count = reductions.thread_count(threads, function=function)
     if block_rows is not None:
-        reductions.positive_count(block_rows, "block_rows", function=function)
+        reductions.whole_number(block_rows, "block_rows", function=function)
+    rows = [*left, *right]
+    sigmas = None
     if isinstance(kernel, RBF):
         sigmas = [kernel.bandwidth(one, function=function, threads=count) for one in rows]
-        sums = reductions.kernel_sums(
-            rows, sigmas, function=function, threads=count, block_rows=block_rows, progress=progress
-        )
     elif max(one.depth for one in rows) <= len(rows[0]):
-        sums = reductions.feature_sums(rows, function=function, threads=count, progress=progress)
-    else:
-        sums = reductions.kernel_sums(
-            rows, None, function=function, threads=count, block_rows=block_rows, progress=progress
-        )
-    return sums
+        sums = reductions.feature_sums(rows, len(left), function=function, threads=count, progress=progress)
+        # Where one input outweighs all others, the debiased form is a difference of nearly equal sums; the tiles,
+        # which leave the diagonal out, do not have to take it.
+        if estimator == "biased" or (np.diag(sums.debiased) > sums.rounding).all():
+            return sums
+    return reductions.kernel_sums(
+        rows, len(left), sigmas, function=function, threads=count, block_rows=block_rows, progress=progress
+    )
 
 
 def _inner(sums: HsicSums, estimator: str, names: list[Rows], function: str) -> np.ndarray:
@@ -227,15 +246,15 @@ def _inner(sums: HsicSums, estimator: str, names: list[Rows], function: str) -> 
 
     Raises
     ------
-    ValueError: one has norm zero, up to the rounding of the sums it is the difference of.
+    ValueError: one has a norm that rounding alone could have left.
     """
     inner = sums.debiased if estimator == "debiased" else sums.biased
-    rounding = 1e-13 * (1 if sums.precision == "float64" else sums.n)
-    for rows, norm, scale in zip(names, np.diag(inner), np.diag(sums.biased), strict=True):
-        if not norm > rounding * scale:
+    rounding = sums.rounding if sums.precision == "float32" else np.zeros(len(names))
+    for rows, norm, least in zip(names, np.diag(inner), rounding, strict=True):
+        if not norm > least:
             raise ValueError(
                 f"[{function}] expected {rows.name} with a kernel matrix that varies, "
-                f"got zero variance: the {estimator} form sees every pair of inputs as equally alike"
+                f"got zero variance up to rounding: in the {estimator} form every pair of inputs looks equally alike"
             )
     return inner
 

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from .. import reductions
-from ..arrays import as_rows
-from ..calibration import Null, add_one_p, shared_edges_moments
+from ..arrays import as_rows, same_inputs
+from ..calibration import Null, add_one_p, edge_patterns, shared_edges_moments
 from ..reductions import Progress
 from .similarity import Grid, Similarity, grid_of
 
 METRICS = ("cosine", "inner_product", "euclidean")
+GRAM_METRICS = ("cosine", "inner_product")  # those whose scores are the entries of a Gram matrix
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Neighbours:
     """The k nearest rows of every row, best first.
 
-    ``indices`` [n, k] int64; ``scores`` [n, k] float32, larger is nearer: the cosine, the inner product, or minus the Euclidean
-    distance. ``base_rows`` rows were searched; ``excludes_self`` says that they are the rows themselves.
+    ``indices`` [n, k] int64; ``scores`` [n, k] float32, larger is nearer: the cosine, the inner product, or minus the
+    Euclidean distance. ``base_rows`` rows were searched; ``excludes_self`` says that they are the rows themselves.
+    ``scanned`` rows had neighbours too close together for float32 and were decided by a scan in float64.
     """
 
     indices: np.ndarray
@@ -31,6 +33,7 @@ class Neighbours:
     metric: str
     base_rows: int
     excludes_self: bool
+    scanned: int = 0
 
     @property
     def n(self) -> int:
@@ -39,6 +42,10 @@ class Neighbours:
     @property
     def k(self) -> int:
         return int(self.indices.shape[1])
+
+    def __repr__(self) -> str:
+        base = "" if self.excludes_self else f", base_rows={self.base_rows}"
+        return f"Neighbours(n={self.n}, k={self.k}, metric={self.metric!r}{base})"
 
 
 def nearest(
@@ -63,16 +70,20 @@ def nearest(
     x: [n, d] array of float16, bfloat16, float32 or float64.
     k: neighbours per row; at most n - 1, or the number of rows of ``base``.
     metric: "cosine", "inner_product" or "euclidean".
-    base: [m, d] rows to search. None searches x itself and leaves every row out of its own list by its index, so that duplicates stay.
+    base: [m, d] rows to search. None searches x itself and leaves every row out of its own list by its index, so that
+        duplicates stay.
     threads, block_rows, progress: as for :func:`repsim.cka`; the result does not depend on the first two.
 
     Returns
     -------
-    Neighbours. Candidates are ranked by float32 scores, ties to the lower index; the k kept are scored again in float64 and sorted.
+    Neighbours, exact for the scores in float64, ties to the lower index: float32 tiles propose candidates, float64
+    ranks them, and a row whose k-th neighbour float32 could have confused with one it turned away is scanned in
+    float64.
 
     Raises
     ------
-    TypeError, ValueError: bad rows (as for :func:`repsim.cka`), k out of range, an unknown metric, a zero row under the cosine metric.
+    TypeError, ValueError: bad rows (as for :func:`repsim.cka`), k out of range, an unknown metric, a zero row under the
+        cosine metric.
     """
     return _graph(x, k, metric, "nearest", "x", base=base, threads=threads, block_rows=block_rows, progress=progress)
 
@@ -89,18 +100,16 @@ def _graph(
     block_rows: int | None = None,
     progress: Progress | None = None,
 ) -> Neighbours:
-    if metric not in METRICS:
-        raise ValueError(f"[{function}] expected metric 'cosine', 'inner_product' or 'euclidean', got {metric!r}")
+    check_metric(metric, function=function)
     rows = as_rows(x, function=function, name=name)
     others = None if base is None else as_rows(base, function=function, name="base")
     if others is not None and others.depth != rows.depth:
         raise ValueError(f"[{function}] expected base with {rows.depth} columns like {name}, got {others.depth}")
     most = len(rows) - 1 if others is None else len(others)
-    if reductions.positive_count(k, "k", function=function) > most:
-        raise ValueError(f"[{function}] expected k of at most {most} for {most + (others is None)} rows, got {k}")
+    check_k(k, most, most + (others is None), function=function)
     if block_rows is not None:
-        reductions.positive_count(block_rows, "block_rows", function=function)
-    indices, scores = reductions.nearest(
+        reductions.whole_number(block_rows, "block_rows", function=function)
+    indices, scores, scanned = reductions.nearest(
         rows,
         others,
         int(k),
@@ -110,7 +119,26 @@ def _graph(
         block_rows=block_rows,
         progress=progress,
     )
-    return Neighbours(indices, scores, metric, len(rows) if others is None else len(others), others is None)
+    return Neighbours(indices, scores, metric, len(rows) if others is None else len(others), others is None, scanned)
+
+
+def check_metric(metric: str, *, function: str, among: Sequence[str] = METRICS) -> None:
+    """Raises ValueError for a metric that is not among those."""
+    if metric not in among:
+        *others, last = map(repr, among)
+        raise ValueError(f"[{function}] expected metric {', '.join(others)} or {last}, got {metric!r}")
+
+
+def check_k(k: Any, most: int, rows: int, *, function: str) -> None:
+    """Raises TypeError for a k that is no int, ValueError below 1 or above ``most``, all that ``rows`` rows offer."""
+    if reductions.whole_number(k, "k", function=function) > most:
+        raise ValueError(f"[{function}] expected k of at most {most} for {rows} rows, got {k}")
+
+
+def check_relabellings(permutations: Any, seed: Any, *, least: int, function: str) -> None:
+    """Raises TypeError where one is no int, ValueError for fewer than ``least`` permutations or a negative seed."""
+    reductions.whole_number(permutations, "permutations", function=function, least=least)
+    reductions.whole_number(seed, "seed", function=function, least=0)
 
 
 def mutual_knn(
@@ -123,7 +151,7 @@ def mutual_knn(
     seed: int = 0,
     threads: int | None = None,
 ) -> Similarity:
-    """Mean share of the k nearest neighbours that every input has in both representations: mean_i |N_x(i) & N_y(i)| / k.
+    """Mean share of the k nearest neighbours that an input has in both representations: mean_i |N_x(i) & N_y(i)| / k.
 
     Example::
 
@@ -132,20 +160,24 @@ def mutual_knn(
 
     Parameters
     ----------
-    x, y: [n, d] and [n, d'] arrays, or graphs of one k from :func:`nearest` (then ``k`` and ``metric`` are theirs).
-    permutations: relabellings for an add-one p-value; 0 takes p from the normal distribution with the exact mean and sd.
-    seed: of the relabellings.
+    x, y: [n, d] and [n, d'] arrays, or graphs of one k and metric from :func:`nearest` (then ``k`` and ``metric`` are
+        theirs).
+    permutations: relabellings for an add-one p-value, O(n k log n) each; 0 takes p from the normal distribution with
+        the exact mean and sd, which is too small in the tail for few dimensions (about d < 10) or k <= 2.
+    seed: of the relabellings, at least 0.
 
     Returns
     -------
-    Similarity in [0, 1] with the exact mean and sd over all relabellings.
+    Similarity in [0, 1], its value the same for (x, y) and (y, x), with the exact mean and sd over all relabellings.
 
     Raises
     ------
-    TypeError, ValueError: as for :func:`nearest`; graphs of different n or k, or that do not exclude self.
+    TypeError, ValueError: as for :func:`nearest`; graphs of different n, k or metric, or that do not exclude self;
+        ``permutations`` or ``seed`` that are no ints or negative.
 
     Paper: Huh, Cheung, Wang and Isola (2024), "The Platonic representation hypothesis".
     """
+    check_relabellings(permutations, seed, least=0, function="mutual_knn")
     graphs = _graphs(x, y, k, metric, "mutual_knn", threads)
     return mutual_knn_grid([graphs[0]], [graphs[1]], permutations=permutations, seed=seed).at(0, 0, "mutual_knn")
 
@@ -162,8 +194,8 @@ def cknna(
 ) -> Similarity:
     """CKA of the Gram matrices restricted to mutual nearest neighbours, with the debiased HSIC.
 
-    With K, L the Gram matrices of the metric, M_x, M_y the masks of the k nearest neighbours and HSIC_1 on masked matrices,
-    HSIC_1(M_x M_y K, M_x M_y L) / sqrt(HSIC_1(M_x K, M_x K) HSIC_1(M_y L, M_y L)).
+    With K, L the Gram matrices of the metric, M_x, M_y the masks of the k nearest neighbours and HSIC_1 on masked
+    matrices, HSIC_1(M_x M_y K, M_x M_y L) / sqrt(HSIC_1(M_x K, M_x K) HSIC_1(M_y L, M_y L)).
 
     Example::
 
@@ -171,22 +203,26 @@ def cknna(
 
     Parameters
     ----------
-    x, y: [n, d] and [n, d'] arrays with at least 4 rows, or graphs from :func:`nearest`.
+    x, y: [n, d] and [n, d'] arrays with at least 4 rows, or graphs of one k and metric from :func:`nearest`.
     metric: "cosine" or "inner_product".
-    permutations, seed: relabellings from which chance and the add-one p-value are taken, O(n k) each.
+    permutations, seed: relabellings (at least 2) for the level of chance and the add-one p-value, O(n k log n) each.
 
     Returns
     -------
-    Similarity; the mean and sd of chance are those of the relabellings drawn.
+    Similarity, 1 for x with itself, above 0 by chance (``null.mean``), and within no bounds: the masked matrices are
+    not symmetric, so that HSIC_1 is no inner product of them, and with a handful of inputs the value can leave [-1, 1].
+    For the same reason cknna(y, x) is not quite cknna(x, y); they differ by about 1e-4 at 200 inputs. The mean and sd
+    of chance are those of the relabellings drawn, and carry their sampling error.
 
     Raises
     ------
-    TypeError, ValueError: as for :func:`nearest`; the Euclidean metric, which has no Gram matrix here.
+    TypeError, ValueError: as for :func:`mutual_knn`; the Euclidean metric, which has no Gram matrix here; a side whose
+        HSIC with itself is not positive.
 
     Paper: Huh, Cheung, Wang and Isola (2024).
     """
-    if metric not in ("cosine", "inner_product"):
-        raise ValueError(f"[cknna] expected metric 'cosine' or 'inner_product', got {metric!r}")
+    check_metric(metric, function="cknna", among=GRAM_METRICS)
+    check_relabellings(permutations, seed, least=2, function="cknna")
     graphs = _graphs(x, y, k, metric, "cknna", threads)
     return cknna_grid([graphs[0]], [graphs[1]], permutations=permutations, seed=seed).at(0, 0, "cknna")
 
@@ -196,19 +232,18 @@ def mutual_knn_grid(
 ) -> Grid:
     """:func:`mutual_knn` between every graph in ``xs`` and every graph in ``ys``."""
     n, k = _one_kind(xs, ys, "mutual_knn")
-    relabellings = _relabellings(n, permutations, seed, "mutual_knn")
-    edges_x, edges_y = [_Edges.of(graph) for graph in xs], [_Edges.of(graph) for graph in ys]
+    left, right = [_Edges.of(graph) for graph in xs], [_Edges.of(graph) for graph in ys]
+    patterns_x, patterns_y = ([edge_patterns(graph.indices) for graph in side] for side in (xs, ys))
+    edges = n * k
+    by_chance = _relabelled(_share, left, right, permutations, seed)
     cells = []
-    for a, first in zip(edges_x, xs, strict=True):
+    for i, a in enumerate(left):
         row = []
-        for b, second in zip(edges_y, ys, strict=True):
-            exact = shared_edges_moments(first.indices, second.indices)
-            null = Null(exact.mean / (n * k), exact.sd / (n * k))
-            value = a.shared(b)[0].size / (n * k)
-            p = None
-            if permutations:
-                p = add_one_p(value, np.array([a.shared(b.relabelled(order))[0].size / (n * k) for order in relabellings]))
-            row.append((value, null, p))
+        for j, b in enumerate(right):
+            exact = shared_edges_moments(n, patterns_x[i], patterns_y[j])
+            value = _share(a, b)
+            p = add_one_p(value, by_chance[:, i, j]) if permutations else None
+            row.append((value, Null(exact.mean / edges, exact.sd / edges), p))
         cells.append(row)
     return grid_of(cells, n, {"k": k, "metric": xs[0].metric}, "float32")
 
@@ -216,103 +251,123 @@ def mutual_knn_grid(
 def cknna_grid(xs: Sequence[Neighbours], ys: Sequence[Neighbours], *, permutations: int = 200, seed: int = 0) -> Grid:
     """:func:`cknna` between every graph in ``xs`` and every graph in ``ys``."""
     n, k = _one_kind(xs, ys, "cknna")
+    check_metric(xs[0].metric, function="cknna", among=GRAM_METRICS)
     if n < 4:
         raise ValueError(f"[cknna] expected x with at least 4 rows, got {n}")
-    if permutations < 2:
-        raise ValueError(f"[cknna] expected permutations of at least 2, got {permutations!r}")
-    relabellings = _relabellings(n, permutations, seed, "cknna")
-    edges_x, edges_y = [_Edges.of(graph) for graph in xs], [_Edges.of(graph) for graph in ys]
-    own_x, own_y = [_masked_hsic(a, a) for a in edges_x], [_masked_hsic(b, b) for b in edges_y]
-    if not min(own_x + own_y) > 0:
-        raise ValueError("[cknna] expected masked Gram matrices whose HSIC with themselves is positive, got one that is not")
+    left, right = [_Edges.of(graph) for graph in xs], [_Edges.of(graph) for graph in ys]
+    own_x, own_y = [_masked_hsic(a, a) for a in left], [_masked_hsic(b, b) for b in right]
+    for name, own in (("x", own_x), ("y", own_y)):
+        if not min(own) > 0:
+            which = f"{name}[{own.index(min(own))}]" if len(own) > 1 else name
+            raise ValueError(f"[cknna] expected {which} whose masked HSIC with itself is positive, got {min(own):.3g}")
+    by_chance = _relabelled(_masked_hsic, left, right, permutations, seed)
     cells = []
-    for a, own_a in zip(edges_x, own_x, strict=True):
+    for i, (a, own_a) in enumerate(zip(left, own_x, strict=True)):
         row = []
-        for b, own_b in zip(edges_y, own_y, strict=True):
+        for j, (b, own_b) in enumerate(zip(right, own_y, strict=True)):
             norm = math.sqrt(own_a * own_b)
             value = _masked_hsic(a, b) / norm
-            null = np.array([_masked_hsic(a, b.relabelled(order)) for order in relabellings]) / norm
+            null = by_chance[:, i, j] / norm
             row.append((value, Null(float(null.mean()), float(null.std(ddof=1))), add_one_p(value, null)))
         cells.append(row)
-    return grid_of(cells, n, {"k": k, "metric": xs[0].metric}, "float32")
+    return grid_of(cells, n, {"k": k, "metric": xs[0].metric}, "float32", null_from=f"{permutations} relabellings")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Edges:
-    """A directed graph as sorted codes source * n + target, with a weight each."""
+    """A directed graph with weights; as the targets of a row ascend, so do the codes source * n + target."""
 
-    n: int
-    codes: np.ndarray  # [n k] int64, ascending
-    weights: np.ndarray  # [n k] float64
+    targets: np.ndarray  # [n, k] int64
+    weights: np.ndarray  # [n, k] float64
+    codes: np.ndarray  # [n k] int64
 
     @classmethod
     def of(cls, graph: Neighbours) -> _Edges:
-        codes = (np.arange(graph.n)[:, None] * graph.n + graph.indices).ravel()
-        return cls.sorted(graph.n, codes, graph.scores.astype(np.float64).ravel())
+        return cls.sorted(graph.indices, graph.scores.astype(np.float64))
 
     @classmethod
-    def sorted(cls, n: int, codes: np.ndarray, weights: np.ndarray) -> _Edges:
-        order = np.argsort(codes, kind="stable")
-        return cls(n, codes[order], weights[order])
+    def sorted(cls, targets: np.ndarray, weights: np.ndarray) -> _Edges:
+        n, order = len(targets), np.argsort(targets, axis=1)
+        targets = np.take_along_axis(targets, order, 1)
+        return cls(targets, np.take_along_axis(weights, order, 1), (np.arange(n)[:, None] * n + targets).ravel())
 
-    def relabelled(self, order: np.ndarray) -> _Edges:
-        """Input i becomes input order[i]; not sorted: only the other side of a comparison has to be."""
-        return _Edges(self.n, order[self.codes // self.n] * self.n + order[self.codes % self.n], self.weights)
+    def relabelled(self, names: np.ndarray) -> _Edges:
+        """Input i becomes input names[i]."""
+        rows = np.argsort(names)
+        return _Edges.sorted(names[self.targets[rows]], self.weights[rows])
 
-    def find(self, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Which of ``codes`` are edges here, and where."""
-        at = np.searchsorted(self.codes, codes)
-        at[at == len(self.codes)] = 0
-        return self.codes[at] == codes, at
 
-    def shared(self, other: _Edges) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Edges in both: their codes, the weights here, the weights there."""
-        found, at = self.find(other.codes)
-        return other.codes[found], self.weights[at[found]], other.weights[found]
+def _find(codes: np.ndarray, among: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which codes are among the others, which ascend, and where; one sweep for the cache if the codes ascend too."""
+    at = np.searchsorted(among, codes)
+    at[at == len(among)] = 0
+    return among[at] == codes, at
+
+
+def _share(a: _Edges, b: _Edges) -> float:
+    """Edges in both graphs over the edges of one."""
+    return np.count_nonzero(_find(b.codes, a.codes)[0]) / len(a.codes)
 
 
 def _masked_hsic(a: _Edges, b: _Edges) -> float:
-    """HSIC_1 of the two weight matrices on their shared edges; the matrices are not symmetric: tr(AB) = sum A_ij B_ji."""
-    n = a.n
-    codes, left, right = a.shared(b)
+    """HSIC_1 of the two weight matrices on their shared edges; they are not symmetric: tr(AB) = sum A_ij B_ji."""
+    n = len(a.targets)
+    found, at = _find(b.codes, a.codes)
+    if not found.any():
+        return 0.0
+    codes, left, right = b.codes[found], a.weights.ravel()[at[found]], b.weights.ravel()[found]
     sources, targets = codes // n, codes % n
-    whole = _Edges.sorted(n, codes, right)
-    mutual, at = whole.find(targets * n + sources) if len(codes) else (np.zeros(0, bool), np.zeros(0, np.int64))
-    trace = float(left[mutual] @ whole.weights[at[mutual]])
+    mutual, back = _find(targets * n + sources, codes)
+    trace = float(left[mutual] @ right[back[mutual]])
     into = np.bincount(targets, weights=left, minlength=n)
     out = np.bincount(sources, weights=right, minlength=n)
     total = float(left.sum()) * float(right.sum())
     return (trace + total / ((n - 1) * (n - 2)) - 2 / (n - 2) * float(into @ out)) / (n * (n - 3))
 
 
+def _relabelled(
+    statistic: Callable[[_Edges, _Edges], float],
+    left: Sequence[_Edges],
+    right: Sequence[_Edges],
+    permutations: int,
+    seed: int,
+) -> np.ndarray:
+    """The statistic of every pair [permutations, L1, L2], the right graphs under one relabelling at a time."""
+    values = np.empty((permutations, len(left), len(right)))
+    for t, names in enumerate(_relabellings(len(left[0].targets), permutations, seed)):
+        for j, b in enumerate(right):
+            moved = b.relabelled(names)
+            values[t, :, j] = [statistic(a, moved) for a in left]
+    return values
+
+
+def _relabellings(n: int, permutations: int, seed: int) -> Iterator[np.ndarray]:
+    rng = np.random.default_rng([seed, n])
+    return (rng.permutation(n) for _ in range(permutations))
+
+
 def _graphs(x: Any, y: Any, k: int, metric: str, function: str, threads: int | None) -> tuple[Neighbours, Neighbours]:
     if isinstance(x, Neighbours) and isinstance(y, Neighbours):
         return x, y
     if isinstance(x, Neighbours) or isinstance(y, Neighbours):
-        raise TypeError(f"[{function}] expected x and y both as arrays or both as graphs of repsim.nearest, got one of each")
+        raise TypeError(
+            f"[{function}] expected x and y both as arrays or both as graphs of repsim.nearest, got one of each"
+        )
     rows = [as_rows(each, function=function, name=name) for each, name in ((x, "x"), (y, "y"))]
-    if len(rows[0]) != len(rows[1]):
-        raise ValueError(f"[{function}] expected y with {len(rows[0])} rows like x, got {len(rows[1])}")
+    same_inputs(*rows, function=function)
     first, second = (_graph(each, k, metric, function, each.name, threads=threads) for each in rows)
     return first, second
 
 
 def _one_kind(xs: Sequence[Neighbours], ys: Sequence[Neighbours], function: str) -> tuple[int, int]:
-    n, k = xs[0].n, xs[0].k
+    """n and k of graphs that can be compared: over their own rows, with one n, k and metric."""
     for name, graph in [("x", one) for one in xs] + [("y", one) for one in ys]:
         if not graph.excludes_self:
-            raise ValueError(f"[{function}] expected {name} as a graph over its own rows, got one searched in another base")
-        if graph.n != n:
-            raise ValueError(f"[{function}] expected {name} with {n} rows like x, got {graph.n}")
-        if graph.k != k:
-            raise ValueError(f"[{function}] expected {name} with k {k} like x, got {graph.k}")
-        if graph.metric not in ("cosine", "inner_product") and function == "cknna":
-            raise ValueError(f"[cknna] expected graphs of metric 'cosine' or 'inner_product', got {graph.metric!r}")
-    return n, k
-
-
-def _relabellings(n: int, permutations: int, seed: int, function: str) -> list[np.ndarray]:
-    if isinstance(permutations, bool) or not isinstance(permutations, int) or permutations < 0:
-        raise ValueError(f"[{function}] expected permutations as a whole number, got {permutations!r}")
-    rng = np.random.default_rng([seed, n])
-    return [rng.permutation(n) for _ in range(permutations)]
+            raise ValueError(
+                f"[{function}] expected {name} as a graph over its own rows, got one searched in another base"
+            )
+        for what in ("n", "k", "metric"):
+            first, own = getattr(xs[0], what), getattr(graph, what)
+            if own != first:
+                raise ValueError(f"[{function}] expected {name} as a graph of {what} {first!r} like x, got {own!r}")
+    return xs[0].n, xs[0].k
