@@ -1,10 +1,10 @@
 """repsim: how alike the representations of neural networks are, exactly, at millions of inputs.
 
-    import repsim
-    repsim.cka(x, y)            # x [n, d], y [n, d']
-    repsim.mutual_knn(x, y)
-    repsim.nearest(x, k=10)
-    repsim.compare({"layer1": x1, "layer2": x2}, {"layer1": y1})
+import repsim
+repsim.cka(x, y)            # x [n, d], y [n, d']
+repsim.mutual_knn(x, y)
+repsim.nearest(x, k=10)
+repsim.compare({"layer1": x1, "layer2": x2}, {"layer1": y1})
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,9 +29,9 @@ class Rows:
     def depth(self) -> int:
         return int(self.values.shape[1])
 
-    def wide(self, start: int, stop: int) -> np.ndarray:
-        """Rows start to stop as a new float64 array [stop - start, d]."""
-        block = self.values[start:stop]
+    def wide(self, rows: slice | np.ndarray, columns: slice = slice(None)) -> np.ndarray:
+        """The chosen rows and columns as a new float64 array."""
+        block = self.values[rows, columns]
         if self.dtype == "bfloat16":
             return (block.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
         return block.astype(np.float64)
@@ -45,29 +46,32 @@ def as_rows(x: Any, *, function: str, name: str) -> Rows:
 
     Parameters
     ----------
-    x: [n, d] numpy array or memmap, torch CPU tensor, or CPU array with ``__dlpack__``; float16, bfloat16, float32 or float64;
-        rows may be strided, features must be contiguous.
+    x: [n, d] numpy array or memmap, torch CPU tensor, or CPU array with ``__dlpack__``; float16, bfloat16, float32 or
+        float64; rows may be strided, features must be contiguous. Subclasses are read as the array or tensor they are.
     function, name: who asks, for the error message.
 
     Raises
     ------
-    TypeError: not an array, or an unsupported dtype.
-    ValueError: not two-dimensional, empty, not on the CPU, requiring gradients, or with features apart in memory.
+    TypeError: not an array, an unsupported dtype, or a masked array.
+    ValueError: not two-dimensional, empty, not on the CPU, requiring gradients, a lazy negation, or with features apart
+        in memory.
     """
     if isinstance(x, Rows):
         return x
     where = f"[{function}] expected {name}"
-    values, dtype = _as_numpy(x, where)
+    values, dtype = _as_numpy(x, name, where)
     if dtype not in DTYPES:
-        raise TypeError(f"{where} of dtype float16, bfloat16, float32 or float64, got {dtype}")
+        raise TypeError(f"{where} of dtype float16, bfloat16, float32 or float64, got {dtype}{_cast(dtype, name)}")
     if values.ndim != 2:
         raise ValueError(f"{where} with two dimensions [rows, columns], got shape {tuple(values.shape)}")
     if 0 in values.shape:
-        raise ValueError(f"{where} with at least one row and one column, got shape {tuple(values.shape)}, which is empty")
-    if values.shape[1] > 1 and values.strides[1] != values.itemsize:
         raise ValueError(
-            f"{where} with contiguous features (row-major), got strides {values.strides} bytes; "
-            "pass numpy.ascontiguousarray(...)"
+            f"{where} with at least one row and one column, got shape {tuple(values.shape)}, which is empty"
+        )
+    if values.shape[1] > 1 and values.strides[1] != values.itemsize:
+        cure = f"{name}.contiguous()" if hasattr(x, "contiguous") else f"numpy.ascontiguousarray({name})"
+        raise ValueError(
+            f"{where} with contiguous features (row-major), got strides {values.strides} bytes; pass {cure}"
         )
     if values.strides[0] % values.itemsize:
         raise ValueError(f"{where} with rows whole elements apart, got strides {values.strides} bytes")
@@ -76,37 +80,74 @@ def as_rows(x: Any, *, function: str, name: str) -> Rows:
     return Rows(values, dtype, name)
 
 
-def _as_numpy(x: Any, where: str) -> tuple[np.ndarray, str]:
+def _as_numpy(x: Any, name: str, where: str) -> tuple[np.ndarray, str]:
+    torch = sys.modules.get("torch")  # who has a tensor has imported torch
+    if torch is not None and isinstance(x, torch.Tensor):
+        return _torch_as_numpy(x, name, where)
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(
+            f"{where} without a mask, got {type(x).__name__}; pass {name}.filled(...), or only its complete rows"
+        )
     if isinstance(x, np.ndarray):
-        return x, x.dtype.name
-    root = type(x).__module__.partition(".")[0]
-    if root == "torch":
-        return _torch_as_numpy(x, where)
-    if hasattr(x, "__dlpack__") and hasattr(x, "__dlpack_device__"):
+        values = np.asarray(x)  # a subclass, such as numpy.matrix, brings rules of its own
+    elif hasattr(x, "__dlpack__") and hasattr(x, "__dlpack_device__"):
         kind = int(x.__dlpack_device__()[0])
         if kind != 1:  # DLPack's number of the CPU
-            raise ValueError(f"{where} on the CPU (this build has no CUDA operations), got a {root} array on DLPack device {kind}")
+            root = type(x).__module__.partition(".")[0]
+            raise ValueError(
+                f"{where} on the CPU (this build has no CUDA operations), got a {root} array on DLPack device {kind}"
+            )
         values = np.from_dlpack(x)
-        return values, values.dtype.name
-    raise TypeError(f"{where} as an array (numpy, torch, memmap, DLPack), got {type(x).__name__}")
+    else:
+        raise TypeError(
+            f"{where} as an array (numpy, torch, memmap, DLPack), got {type(x).__name__}{_conversion(x, name)}"
+        )
+    if values.dtype.name == "bfloat16" and values.itemsize == 2:  # numpy has none: a package registered it
+        return values.view(np.uint16), "bfloat16"
+    return values, values.dtype.name
 
 
-def _torch_as_numpy(x: Any, where: str) -> tuple[np.ndarray, str]:
+def _conversion(x: Any, name: str) -> str:
+    """What to pass in the place of something that is no array."""
+    if isinstance(x, (list, tuple)):
+        return f"; pass numpy.asarray({name})"
+    if hasattr(x, "to_numpy"):  # a data frame is column-major
+        return f"; pass numpy.ascontiguousarray({name}.to_numpy())"
+    if hasattr(x, "layers") and hasattr(x, "read"):
+        return "; use repsim.compare, or pass store.read(layer)"
+    return ""
+
+
+def _cast(dtype: str, name: str) -> str:
+    """How to make floats of a dtype that is refused; complex numbers, text and objects have no one way."""
+    if not dtype.startswith(("int", "uint", "bool")):
+        return ""
+    bits = "; if these are bfloat16 bits from a store, store.read(layer)" if dtype == "uint16" else ""
+    return f"; pass {name}.astype(numpy.float32){bits}"
+
+
+def _torch_as_numpy(x: Any, name: str, where: str) -> tuple[np.ndarray, str]:
     import torch
 
-    if not isinstance(x, torch.Tensor):
-        raise TypeError(f"{where} as an array (numpy, torch, memmap, DLPack), got {type(x).__name__}")
     if x.device.type != "cpu":
         raise ValueError(f"{where} on the CPU (this build has no CUDA operations), got device {x.device}")
     if x.requires_grad:
-        raise ValueError(f"{where} without gradient, got a tensor with requires_grad=True; pass {where.split()[-1]}.detach()")
+        raise ValueError(f"{where} without gradient, got a tensor with requires_grad=True; pass {name}.detach()")
     if x.layout != torch.strided:
-        raise TypeError(f"{where} as a dense tensor, got layout {x.layout}")
-    if x.dtype == torch.bfloat16:
-        return x.view(torch.int16).numpy().view(np.uint16), "bfloat16"
-    if x.dtype in (torch.float16, torch.float32, torch.float64):
+        raise TypeError(f"{where} as a dense tensor, got layout {x.layout}; pass {name}.to_dense()")
+    if x.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        cure = "" if x.dtype.is_complex else f"; pass {name}.float()"
+        raise TypeError(f"{where} of dtype float16, bfloat16, float32 or float64, got {x.dtype}{cure}")
+    if x.is_neg():
+        raise ValueError(
+            f"{where} in memory, got a tensor whose negation is still to be done; pass {name}.resolve_neg()"
+        )
+    try:
+        if x.dtype == torch.bfloat16:
+            return x.view(torch.int16).numpy().view(np.uint16), "bfloat16"
         return x.numpy(), str(x.dtype).removeprefix("torch.")
-    raise TypeError(f"{where} of dtype float16, bfloat16, float32 or float64, got {x.dtype}")
+    except (RuntimeError, TypeError) as error:  # a subclass without memory of its own
+        raise TypeError(f"{where} as a tensor that numpy can read, got {type(x).__name__}") from error
 
 
 def same_inputs(x: Rows, y: Rows, *, function: str) -> int:

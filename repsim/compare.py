@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import html
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
-from .arrays import DTYPES, Rows, as_rows
+from .arrays import DTYPES, Rows, as_rows, same_inputs
 from .measures import cka, neighbours
+from .measures.neighbours import Neighbours
 from .measures.similarity import Grid
-from .reductions import thread_count
+from .reductions import Progress, thread_count
 from .store import Store, require_same_samples
 
-# What a measure takes: the rows of the layers of both sides, and the graphs of their nearest neighbours when asked for.
-_KERNEL_MEASURES: dict[str, dict[str, str]] = {
+# What a measure takes: the rows of both sides, or the graphs of their nearest neighbours; and the fewest inputs.
+_KERNEL_MEASURES: dict[str, dict[str, Any]] = {
     "cka": {"kernel": "linear", "estimator": "debiased"},
     "cka_biased": {"kernel": "linear", "estimator": "biased"},
     "cka_rbf": {"kernel": "rbf", "estimator": "debiased"},
@@ -23,35 +26,64 @@ _GRAPH_MEASURES: dict[str, Callable[..., Grid]] = {
     "cknna": neighbours.cknna_grid,
 }
 MEASURES = (*_KERNEL_MEASURES, *_GRAPH_MEASURES)
+_LEAST_ROWS = {"cka": 4, "cka_biased": 2, "cka_rbf": 4, "mutual_knn": 2, "cknna": 4}
+
+_SHOWN = 12  # layers of a side that a printed table has room for
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Comparison:
-    """Every measure between every layer of a and every layer of b; ``grids[measure].values`` is [layers of a, layers of b]."""
+    """Every measure between every layer of a and every layer of b.
+
+    Example::
+
+        table = repsim.compare(a, b, measures=["cka", "mutual_knn"])
+        table                                           # one table of values per measure
+        table["cka"].values, table["cka"].z             # [layers of a, layers of b] each
+        pandas.DataFrame(table.rows())
+    """
 
     layers_a: tuple[str, ...]
     layers_b: tuple[str, ...]
     grids: dict[str, Grid]
 
     def __getitem__(self, measure: str) -> Grid:
+        if measure not in self.grids:
+            raise ValueError(f"[Comparison] expected measure {' or '.join(map(repr, self.grids))}, got {measure!r}")
         return self.grids[measure]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.grids)
+
+    def __repr__(self) -> str:
+        return "\n\n".join(self._as_text(measure, grid) for measure, grid in self.grids.items())
+
+    def _repr_html_(self) -> str:
+        return "\n".join(self._as_html(measure, grid) for measure, grid in self.grids.items())
+
+    def _as_text(self, measure: str, grid: Grid) -> str:
+        table = [["a \\ b", *(name for _, name in _shown(self.layers_b))]]
+        for i, layer in _shown(self.layers_a):
+            table.append([layer, *(_number(grid, i, j) for j, _ in _shown(self.layers_b))])
+        first, *others = (max(map(len, column)) for column in zip(*table, strict=True))
+        lines = [
+            "  ".join([row[0].ljust(first), *(cell.rjust(width) for cell, width in zip(row[1:], others, strict=True))])
+            for row in table
+        ]
+        return "\n".join([_title(measure, grid), *lines])
+
+    def _as_html(self, measure: str, grid: Grid) -> str:
+        head = "".join(f"<th>{html.escape(name)}</th>" for _, name in _shown(self.layers_b))
+        lines = [f"<tr><th>a \\ b</th>{head}</tr>"]
+        for i, layer in _shown(self.layers_a):
+            cells = "".join(f"<td>{_number(grid, i, j)}</td>" for j, _ in _shown(self.layers_b))
+            lines.append(f"<tr><th>{html.escape(layer)}</th>{cells}</tr>")
+        return f"<table><caption>{html.escape(_title(measure, grid))}</caption>{''.join(lines)}</table>"
 
     def rows(self) -> list[dict[str, Any]]:
         """One plain dict per measure and pair of layers, ready for pandas.DataFrame or pyarrow."""
         return [
-            {
-                "measure": measure,
-                "layer_a": layer_a,
-                "layer_b": layer_b,
-                "value": float(grid.values[i, j]),
-                "null_mean": float(grid.null_mean[i, j]),
-                "null_sd": float(grid.null_sd[i, j]),
-                "z": float(grid.z[i, j]),
-                "p": float(grid.p[i, j]),
-                "n": grid.n,
-                "precision": grid.precision,
-                **grid.options,
-            }
+            {"measure": measure, "layer_a": layer_a, "layer_b": layer_b, **grid.at(i, j, measure).to_dict()}
             for measure, grid in self.grids.items()
             for i, layer_a in enumerate(self.layers_a)
             for j, layer_b in enumerate(self.layers_b)
@@ -59,11 +91,9 @@ class Comparison:
 
     def heatmap(self, measure: str) -> Any:
         """The grid of one measure as a matplotlib figure."""
-        if measure not in self.grids:
-            raise ValueError(f"[heatmap] expected measure {' or '.join(map(repr, self.grids))}, got {measure!r}")
+        values = self[measure].values
         from matplotlib.figure import Figure
 
-        values = self.grids[measure].values
         figure = Figure(figsize=(1.6 + 0.7 * len(self.layers_b), 1.2 + 0.55 * len(self.layers_a)), layout="constrained")
         axes = figure.add_subplot()
         image = axes.imshow(values, vmin=min(0.0, float(values.min())), vmax=1.0, cmap="viridis", aspect="auto")
@@ -85,6 +115,7 @@ def compare(
     permutations: int = 200,
     seed: int = 0,
     threads: int | None = None,
+    progress: Progress | None = None,
 ) -> Comparison:
     """Measure every layer of a against every layer of b on the same inputs.
 
@@ -99,8 +130,10 @@ def compare(
     a, b: a Store, a mapping from layer names to [n, d] arrays, or one array.
     measures: of "cka" (linear, debiased), "cka_biased", "cka_rbf", "mutual_knn", "cknna".
     k, metric: of the neighbour measures; every layer's graph is found once and serves all of them.
-    permutations, seed: relabellings from which "cknna" takes its chance level and p; the others know theirs exactly.
+    permutations, seed: relabellings from which "cknna" takes its chance level and p; the others know its mean and sd
+        exactly and take p from the normal distribution (see ``p_from`` of :class:`Similarity`).
     threads: as for :func:`repsim.cka`.
+    progress: called with (steps done, steps in all): the graph of every layer is a step, and every measure.
 
     Returns
     -------
@@ -108,7 +141,9 @@ def compare(
 
     Raises
     ------
-    TypeError, ValueError: as for the measures; stores whose sample ids or their order differ; an unknown measure; no layers.
+    TypeError, ValueError: as for the measures, the layer named as in ``b['conv2']``; stores whose sample ids or their
+        order differ; an unknown measure; no layers, or two of one name. What can be known beforehand is checked before
+        any work.
     """
     chosen = tuple(dict.fromkeys([measures] if isinstance(measures, str) else measures))
     for measure in chosen:
@@ -120,23 +155,49 @@ def compare(
         require_same_samples(a, b)
     layers_a, layers_b = _layers(a, "a"), _layers(b, "b")
     rows_a, rows_b = list(layers_a.values()), list(layers_b.values())
+    cpus = thread_count(threads, function="compare")
+    _check_options(chosen, [*rows_a, *rows_b], k, metric, permutations, seed)
 
-    graphs: tuple[list[Any], list[Any]] = ([], [])
-    if any(measure in _GRAPH_MEASURES for measure in chosen):
-        graphs = tuple(  # type: ignore[assignment]
-            [neighbours.nearest(rows, k, metric=metric, threads=threads) for rows in side] for side in (rows_a, rows_b)
-        )
+    searched = [*rows_a, *rows_b] if any(measure in _GRAPH_MEASURES for measure in chosen) else []
+    steps, total = count(1), len(searched) + len(chosen)
+
+    def step() -> None:
+        if progress:
+            progress(next(steps), total)
+
+    graphs: list[Neighbours] = []
+    for rows in searched:
+        graphs.append(neighbours.nearest(rows, k, metric=metric, threads=cpus))
+        step()
+    sides = graphs[: len(rows_a)], graphs[len(rows_a) :]
     grids: dict[str, Grid] = {}
     for measure in chosen:
         if measure in _KERNEL_MEASURES:
-            grids[measure] = cka.cka_grid(
-                rows_a, rows_b, threads=thread_count(threads, function="compare"), **_KERNEL_MEASURES[measure]
-            )
-        elif measure == "mutual_knn":
-            grids[measure] = neighbours.mutual_knn_grid(*graphs)
+            grids[measure] = cka.cka_grid(rows_a, rows_b, threads=cpus, **_KERNEL_MEASURES[measure])
         else:
-            grids[measure] = neighbours.cknna_grid(*graphs, permutations=permutations, seed=seed)
+            how = {"permutations": permutations, "seed": seed} if measure == "cknna" else {}
+            grids[measure] = _GRAPH_MEASURES[measure](*sides, **how)
+        step()
     return Comparison(tuple(layers_a), tuple(layers_b), grids)
+
+
+def _check_options(
+    measures: Sequence[str], layers: Sequence[Rows], k: int, metric: str, permutations: int, seed: int
+) -> None:
+    for rows in layers:
+        same_inputs(layers[0], rows, function="compare")
+    n = len(layers[0])
+    for measure in measures:
+        if n < _LEAST_ROWS[measure]:
+            raise ValueError(
+                f"[compare] expected {layers[0].name} with at least {_LEAST_ROWS[measure]} rows for {measure}, got {n}"
+            )
+    if any(measure in _GRAPH_MEASURES for measure in measures):
+        among = neighbours.GRAM_METRICS if "cknna" in measures else neighbours.METRICS
+        neighbours.check_metric(metric, function="compare", among=among)
+        neighbours.check_k(k, n - 1, n, function="compare")
+    if "cknna" in measures:
+        neighbours.check_relabellings(permutations, seed, least=2, function="compare")
 
 
 def _layers(side: Any, name: str) -> dict[str, Rows]:
@@ -146,11 +207,32 @@ def _layers(side: Any, name: str) -> dict[str, Rows]:
             if rows.dtype not in DTYPES:
                 raise TypeError(f"[compare] expected {name}[{layer!r}] of a floating dtype, got {rows.dtype}")
     elif isinstance(side, Mapping):
-        layers = {
-            str(layer): as_rows(x, function="compare", name=f"{name}[{layer!r}]") for layer, x in side.items()
-        }
+        layers = {}
+        for layer, x in side.items():
+            if str(layer) in layers:
+                raise ValueError(
+                    f"[compare] expected {name} with layer names that differ as text, got {str(layer)!r} twice"
+                )
+            layers[str(layer)] = as_rows(x, function="compare", name=f"{name}[{layer!r}]")
     else:
         layers = {name: as_rows(side, function="compare", name=name)}
     if not layers:
         raise ValueError(f"[compare] expected {name} with at least one layer, got none")
     return layers
+
+
+def _shown(layers: Sequence[str]) -> list[tuple[int | None, str]]:
+    """Positions and names of the layers to print; where there are too many, a gap without a position in the middle."""
+    every: list[tuple[int | None, str]] = list(enumerate(layers))
+    if len(every) <= _SHOWN:
+        return every
+    return [*every[: _SHOWN // 2], (None, "..."), *every[-(_SHOWN // 2) :]]
+
+
+def _number(grid: Grid, i: int | None, j: int | None) -> str:
+    return "..." if i is None or j is None else f"{grid.values[i, j]:.3f}"
+
+
+def _title(measure: str, grid: Grid) -> str:
+    options = ", ".join(f"{name}={value}" for name, value in grid.options.items())
+    return f"{measure}  (n={grid.n}, {options}, {grid.precision})"

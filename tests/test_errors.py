@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -144,6 +146,12 @@ def test_graphs_that_do_not_belong_together() -> None:
         repsim.mutual_knn(repsim.nearest(rows(40), 10), repsim.nearest(rows(39), 10))
     with raises(ValueError, r"^\[mutual_knn\] expected [^\n]*k[^\n]*10[^\n]*got 5"):
         repsim.mutual_knn(repsim.nearest(rows(40), 10), repsim.nearest(rows(40), 5))
+    for name in ("mutual_knn", "cknna"):
+        with raises(ValueError, expected(name, "y", "metric 'cosine' like x, got 'euclidean'")):
+            getattr(repsim, name)(repsim.nearest(rows(40)), repsim.nearest(rows(40), metric="euclidean"))
+    euclidean = repsim.nearest(rows(40), metric="euclidean")
+    with raises(ValueError, expected("cknna", "metric", "'cosine' or 'inner_product', got 'euclidean'")):
+        repsim.cknna(euclidean, euclidean)
 
 
 # ---------------------------------------------------------------------------------------------- values
@@ -311,6 +319,111 @@ def test_tensor_that_requires_grad(name: str, argument: str) -> None:
         call(name, torch.from_numpy(rows()).requires_grad_(), argument)
 
 
+@places()
+def test_the_cure_names_the_argument_as_given(name: str, argument: str) -> None:
+    torch = pytest.importorskip("torch")
+    with raises(ValueError, expected(name, argument, rf"pass {argument}\.detach\(\)")):
+        call(name, torch.from_numpy(rows()).requires_grad_(), argument)
+    with raises(ValueError, expected(name, argument, rf"pass {argument}\.contiguous\(\)")):
+        call(name, torch.from_numpy(rows(6, 40)).t(), argument)
+    with raises(ValueError, expected(name, argument, rf"pass numpy\.ascontiguousarray\({argument}\)")):
+        call(name, np.asfortranarray(rows()), argument)
+    with raises(TypeError, expected(name, argument, rf"pass numpy\.asarray\({argument}\)")):
+        call(name, rows().tolist(), argument)
+    with raises(TypeError, expected(name, argument, rf"got int64; pass {argument}\.astype\(numpy\.float32\)")):
+        call(name, np.ones((40, 6), int), argument)
+    with raises(TypeError, expected(name, argument, rf"got torch\.int32; pass {argument}\.float\(\)")):
+        call(name, torch.ones((40, 6), dtype=torch.int32), argument)
+
+
+def test_bits_of_bfloat16_are_no_integers_to_convert() -> None:
+    with raises(TypeError, expected("cka", "x", "got uint16;", r"bfloat16 bits from a store, store\.read\(layer\)")):
+        repsim.cka(np.ones((40, 6), np.uint16), rows())
+
+
+def test_an_argument_inside_a_mapping_is_named_in_the_cure() -> None:
+    torch = pytest.importorskip("torch")
+    bad = torch.from_numpy(rows()).requires_grad_()
+    with raises(ValueError, r"^\[compare\] expected a\['my layer'\] [^\n]*pass a\['my layer'\]\.detach\(\)$"):
+        repsim.compare({"my layer": bad}, rows())
+
+
+@places()
+def test_data_frame(name: str, argument: str) -> None:
+    pandas = pytest.importorskip("pandas")
+    pattern = rf"got DataFrame; pass numpy\.ascontiguousarray\({argument}\.to_numpy\(\)\)"
+    with raises(TypeError, expected(name, argument, pattern)):
+        call(name, pandas.DataFrame(rows()), argument)
+
+
+@places()
+def test_store(name: str, argument: str, tmp_path: Path) -> None:
+    store = repsim.Store.from_arrays(tmp_path / "a", np.arange(40), {"fc": rows()})
+    with raises(TypeError, expected(name, argument, r"got Store; use repsim\.compare, or pass store\.read\(layer\)")):
+        call(name, store, argument)
+
+
+@places()
+def test_masked_array(name: str, argument: str) -> None:
+    with raises(TypeError, expected(name, argument, "without a mask, got MaskedArray", rf"{argument}\.filled")):
+        call(name, np.ma.masked_array(rows(), mask=rows() > 2), argument)
+
+
+def test_subclasses_are_read_as_their_base() -> None:
+    x, y = rows(40, 6), rows(40, 5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PendingDeprecationWarning)
+        matrix = np.asmatrix(x)
+    for name in PAIRS:
+        measure = getattr(repsim, name)
+        assert measure(matrix, y).to_dict() == measure(x, y).to_dict()
+    np.testing.assert_array_equal(repsim.nearest(matrix, 3).indices, repsim.nearest(x, 3).indices)
+    assert repsim.cka(matrix, y, kernel="rbf") == repsim.cka(x, y, kernel="rbf")
+
+
+def test_subclasses_of_tensors_wherever_they_come_from() -> None:
+    torch = pytest.importorskip("torch")
+
+    class Activations(torch.Tensor):
+        """A class of another package than torch."""
+
+    x, y = torch.from_numpy(rows()), rows(40, 5)
+    for dtype in (torch.float32, torch.bfloat16):
+        plain = x.to(dtype)
+        assert repsim.cka(plain.as_subclass(Activations), y) == repsim.cka(plain, y)
+    with raises(ValueError, expected("cka", "x", r"pass x\.detach\(\)")):
+        repsim.cka(torch.nn.Parameter(x), y)
+
+
+@places()
+def test_lazy_negation(name: str, argument: str) -> None:
+    torch = pytest.importorskip("torch")
+    lazy = torch.complex(*torch.from_numpy(np.stack([rows(), rows(seed=1)]))).conj().imag
+    assert lazy.is_neg()
+    lazy = torch._neg_view(torch.from_numpy(rows()))
+    with raises(ValueError, expected(name, argument, rf"pass {argument}\.resolve_neg\(\)")):
+        call(name, lazy, argument)
+    call(name, lazy.resolve_neg(), argument)
+
+
+def test_tensor_class_without_memory() -> None:
+    torch = pytest.importorskip("torch")
+    wrapper = torch.Tensor._make_wrapper_subclass(
+        type("Remote", (torch.Tensor,), {"__torch_dispatch__": classmethod(lambda *_: NotImplemented)}), (40, 6)
+    )
+    with raises(TypeError, expected("cka", "x", "numpy can read, got Remote")):
+        repsim.cka(wrapper, rows())
+
+
+def test_bfloat16_of_numpy() -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    x, y = rows().astype(ml_dtypes.bfloat16), rows(40, 5)
+    for name in PAIRS:
+        assert getattr(repsim, name)(x, y) == getattr(repsim, name)(x.astype(np.float32), y)
+    with raises(ValueError, expected("cka", "x", "contiguous")):
+        repsim.cka(np.asfortranarray(x), y)
+
+
 # ---------------------------------------------------------------------------------------------- words and numbers
 
 
@@ -370,9 +483,38 @@ def test_threads_and_block_rows_below_one(name: str, option: str, value: int) ->
         call(name, rows(), **options)
 
 
-def test_permutations_below_one() -> None:
-    with raises(ValueError, expected("mutual_knn", "permutations", "got -1")):
-        repsim.mutual_knn(rows(), rows(40, 5), permutations=-1)
+@pytest.mark.parametrize(("name", "least"), [("mutual_knn", 0), ("cknna", 2)])
+@pytest.mark.parametrize("value", [-1, np.int64(-3)])
+def test_too_few_permutations(name: str, least: int, value: Any) -> None:
+    with raises(ValueError, expected(name, "permutations", f"of at least {least}, got {value}")):
+        call(name, rows(), permutations=value)
+    with raises(ValueError, expected(name, "seed", f"of at least 0, got {value}")):
+        call(name, rows(), permutations=5, seed=value)
+
+
+@pytest.mark.parametrize("name", ["mutual_knn", "cknna"])
+@pytest.mark.parametrize("option", ["permutations", "seed"])
+@pytest.mark.parametrize("value", [True, np.bool_(True), 20.0, "20", None, (1, 2)])
+def test_permutations_and_seed_that_are_no_integer(name: str, option: str, value: Any) -> None:
+    options = {"permutations": 20, option: value}
+    with raises(TypeError, expected(name, option, f"as an int, got {re.escape(repr(value))}")):
+        call(name, rows(), **options)
+
+
+@pytest.mark.parametrize("name", ["mutual_knn", "cknna"])
+def test_permutations_and_seed_may_be_numpy_integers(name: str) -> None:
+    plain = call(name, rows(), permutations=20, seed=3)
+    assert call(name, rows(), permutations=np.int32(20), seed=np.uint8(3)).to_dict() == plain.to_dict()
+
+
+@pytest.mark.parametrize("name", ["mutual_knn", "cknna"])
+@pytest.mark.parametrize("option", ["permutations", "seed"])
+def test_permutations_and_seed_are_checked_before_the_search(
+    name: str, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("repsim.reductions.nearest", None)
+    with raises(ValueError, expected(name, option, "got -1")):
+        call(name, rows(), **{option: -1})
 
 
 def test_a_refused_call_leaves_the_next_one_right() -> None:

@@ -1,0 +1,241 @@
+"""repsim.compare: every layer against every layer, checked first, and readable."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import repsim
+from repsim.measures import cka, neighbours
+
+MEASURES = ("cka", "cka_biased", "cka_rbf", "mutual_knn", "cknna")
+
+
+def rows(n: int = 50, d: int = 5, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng([seed, n, d]).standard_normal((n, d))
+
+
+def sides() -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    first = rows()
+    a = {"conv1": first, "fc": np.tanh(first @ rows(5, 4))}
+    return a, {"conv1": first + rows(seed=1), "conv2": rows(d=60), "fc": a["fc"] + 0.1 * rows(d=4, seed=2)}
+
+
+class Refuse:
+    """Stands in for every function that works: a check that comes too late reaches it."""
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        raise AssertionError("work was done before the check")
+
+
+@pytest.fixture
+def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "nearest", Refuse())
+    monkeypatch.setattr(cka, "cka_grid", Refuse())
+
+
+# ---------------------------------------------------------------------------------------------- values
+
+
+def test_agrees_with_the_measures_one_by_one() -> None:
+    a, b = sides()
+    table = repsim.compare(a, b, measures=MEASURES, k=6, permutations=30, seed=3)
+    assert (table.layers_a, table.layers_b, tuple(table)) == (tuple(a), tuple(b), MEASURES)
+    for i, x in enumerate(a.values()):
+        for j, y in enumerate(b.values()):
+            singles = {
+                "cka_biased": repsim.cka(x, y, estimator="biased"),
+                "cka_rbf": repsim.cka(x, y, kernel="rbf"),
+                "mutual_knn": repsim.mutual_knn(x, y, k=6),
+                "cknna": repsim.cknna(x, y, k=6, permutations=30, seed=3),
+            }
+            for measure, single in singles.items():
+                grid = table[measure]
+                assert grid.values[i, j] == pytest.approx(single.value, abs=1e-6)
+                assert grid.z[i, j] == pytest.approx(single.z, rel=1e-5)
+                assert grid.p[i, j] == pytest.approx(single.p, rel=1e-4)
+
+
+def test_layers_of_one_side_share_the_relabellings() -> None:
+    """What a pair gives does not depend on the other layers beside it."""
+    a, b = sides()
+    whole = repsim.compare(a, b, measures=["cknna"], permutations=20)["cknna"]
+    alone = repsim.compare(a["fc"], b["conv2"], measures="cknna", permutations=20)["cknna"]
+    for name in ("values", "null_mean", "null_sd", "p"):
+        assert getattr(whole, name)[1, 1] == getattr(alone, name)[0, 0]
+
+
+def test_rows_of_a_table() -> None:
+    a, b = sides()
+    table = repsim.compare(a, b, measures=["cka", "mutual_knn", "cknna"], permutations=25).rows()
+    assert len(table) == 3 * 2 * 3
+    assert list(table[0])[:4] == ["measure", "layer_a", "layer_b", "value"]
+    assert (table[5]["layer_a"], table[5]["layer_b"]) == ("fc", "fc")
+    assert {(row["measure"], row["null_from"], row["p_from"]) for row in table} == {
+        ("cka", "all relabellings", "normal"),
+        ("mutual_knn", "all relabellings", "normal"),
+        ("cknna", "25 relabellings", "permutations"),
+    }
+    assert {type(value) for row in table for value in row.values()} == {str, float, int}
+
+
+def test_stores_and_mappings(tmp_path: Path) -> None:
+    a, b = sides()
+    ids = np.arange(50)
+    store_a, store_b = (repsim.Store.from_arrays(tmp_path / n, ids, side) for n, side in (("a", a), ("b", b)))
+    expected = repsim.compare(a, b)["cka"].values
+    for left, right in ((store_a, store_b), (store_a, b), (a, store_b)):
+        np.testing.assert_array_equal(repsim.compare(left, right)["cka"].values, expected)
+    other = repsim.Store.from_arrays(tmp_path / "c", ids[::-1].copy(), b)
+    with pytest.raises(ValueError, match=r"ids|sample"):
+        repsim.compare(store_a, other)
+
+
+def test_progress_counts_graphs_and_measures() -> None:
+    a, b = sides()
+    steps: list[tuple[int, int]] = []
+    repsim.compare(a, b, measures=["cka", "mutual_knn"], progress=lambda *step: steps.append(step))
+    assert steps == [(i, 7) for i in range(1, 8)]
+    steps.clear()
+    repsim.compare(a, b, measures=["cka", "cka_biased"], progress=lambda *step: steps.append(step))
+    assert steps == [(1, 2), (2, 2)]
+
+
+# ---------------------------------------------------------------------------------------------- what is shown
+
+
+def test_repr_is_a_table_for_every_measure() -> None:
+    x = rows()
+    table = repsim.compare({"conv1": x, "a longer name": x}, {"fc": x, "b": x}, measures=["cka", "mutual_knn"])
+    assert repr(table) == "\n".join(
+        [
+            "cka  (n=50, estimator=debiased, kernel=linear, float64)",
+            "a \\ b             fc      b",
+            "conv1          1.000  1.000",
+            "a longer name  1.000  1.000",
+            "",
+            "mutual_knn  (n=50, k=10, metric=cosine, float32)",
+            "a \\ b             fc      b",
+            "conv1          1.000  1.000",
+            "a longer name  1.000  1.000",
+        ]
+    )
+
+
+def test_repr_of_many_layers_leaves_out_the_middle() -> None:
+    x = rows()
+    table = repsim.compare({f"a{i}": x for i in range(13)}, {f"b{i}": x for i in range(12)}, measures=["cka"])
+    lines = repr(table).splitlines()
+    assert len(lines) == 2 + 13  # the title, the head, 6 + the gap + 6
+    assert [line.split()[0] for line in lines[2:]] == [
+        *[f"a{i}" for i in range(6)],
+        "...",
+        *[f"a{i}" for i in range(7, 13)],
+    ]
+    assert "b11" in lines[1]
+    assert "..." not in lines[1]
+
+
+def test_html_escapes_the_names() -> None:
+    x = rows()
+    shown = repsim.compare({"<b>": x}, {"fc": x}, measures=["cka"])._repr_html_()
+    assert "&lt;b&gt;" in shown
+    assert "<b>" not in shown
+    assert shown.count("<td>1.000</td>") == 1
+    assert "cka  (n=50" in shown
+
+
+def test_an_unknown_measure_of_the_table() -> None:
+    table = repsim.compare(rows(), rows(seed=1))
+    for ask in (table.__getitem__, table.heatmap):
+        with pytest.raises(ValueError, match=r"^\[Comparison\] expected measure 'cka' or 'mutual_knn', got 'cknna'$"):
+            ask("cknna")
+    assert "cka" in table
+    assert "cknna" not in table
+
+
+def test_equality_is_identity() -> None:
+    table, same = (repsim.compare(rows(), rows(seed=1)) for _ in range(2))
+    assert table == table
+    assert table != same
+    assert table["cka"] != same["cka"]
+    assert len({table, same, table["cka"]}) == 3
+
+
+def test_heatmap() -> None:
+    pytest.importorskip("matplotlib")
+    axes = repsim.compare(*sides()).heatmap("cka").axes
+    assert [label.get_text() for label in axes[0].get_xticklabels()] == ["conv1", "conv2", "fc"]
+
+
+# ---------------------------------------------------------------------------------------------- what is refused, first
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "message"),
+    [
+        ({"k": 50}, ValueError, "expected k of at most 49 for 50 rows, got 50"),
+        ({"k": 0}, ValueError, "expected k of at least 1, got 0"),
+        ({"k": 2.0}, TypeError, "expected k as an int, got 2.0"),
+        ({"metric": "l1"}, ValueError, "expected metric 'cosine', 'inner_product' or 'euclidean', got 'l1'"),
+        (
+            {"metric": "euclidean", "measures": ["mutual_knn", "cknna"]},
+            ValueError,
+            "expected metric 'cosine' or 'inner_product', got 'euclidean'",
+        ),
+        ({"permutations": 1, "measures": "cknna"}, ValueError, "expected permutations of at least 2, got 1"),
+        ({"permutations": 9.5, "measures": "cknna"}, TypeError, "expected permutations as an int, got 9.5"),
+        ({"seed": -1, "measures": "cknna"}, ValueError, "expected seed of at least 0, got -1"),
+        ({"threads": 0}, ValueError, "expected threads of at least 1, got 0"),
+        ({"measures": ["cka", "hsic"]}, ValueError, "expected measures from cka, "),
+        ({"measures": []}, ValueError, "expected at least one measure, got none"),
+    ],
+)
+def test_options_are_checked_before_any_work(no_work: None, options: Any, kind: Any, message: str) -> None:
+    with pytest.raises(kind, match=r"^\[compare\] " + re.escape(message)):
+        repsim.compare(*sides(), **options)
+
+
+def test_options_of_measures_not_asked_for_are_left_alone() -> None:
+    repsim.compare(*sides(), measures=["cka"], k=1000, metric="none", permutations=-1)
+    repsim.compare(*sides(), measures=["mutual_knn"], metric="euclidean", permutations=0)
+
+
+def test_rows_are_counted_before_any_work(no_work: None) -> None:
+    a, b = sides()
+    with pytest.raises(ValueError, match=r"^\[compare\] expected b\['conv2'\] with 50 rows like a\['conv1'\], got 49$"):
+        repsim.compare(a, {**b, "conv2": b["conv2"][:-1]})
+    with pytest.raises(ValueError, match=r"^\[compare\] expected a\['fc'\] with 50 rows like a\['conv1'\], got 49$"):
+        repsim.compare({**a, "fc": a["fc"][:-1]}, b)
+    with pytest.raises(ValueError, match=r"^\[compare\] expected a with at least 4 rows for cka, got 3$"):
+        repsim.compare(rows(3), rows(3, seed=1), measures=["cka_biased", "cka"], k=1)
+
+
+def test_a_bad_layer_is_named() -> None:
+    a, b = sides()
+    for bad, message in (
+        (b["conv2"][:, ::-1], r"\[compare\] expected b\['conv2'\] with contiguous features"),
+        (b["conv2"].astype(int), r"\[compare\] expected b\['conv2'\] of dtype [^\n]*pass b\['conv2'\]\.astype"),
+        (
+            b["conv2"].tolist(),
+            r"\[compare\] expected b\['conv2'\] as an array [^\n]*pass numpy\.asarray\(b\['conv2'\]\)",
+        ),
+        (np.where(b["conv2"] > 2, np.nan, b["conv2"]), r"expected b\['conv2'\] with finite values"),
+        (0 * b["conv2"], r"expected b\['conv2'\] (?:whose rows differ|with non-zero rows)"),
+    ):
+        for measure in ("cka", "mutual_knn"):
+            with pytest.raises((TypeError, ValueError), match=message):
+                repsim.compare(a, {**b, "conv2": bad}, measures=[measure])
+
+
+def test_layers_of_one_name(no_work: None) -> None:
+    with pytest.raises(
+        ValueError, match=r"^\[compare\] expected b with layer names that differ as text, got '1' twice$"
+    ):
+        repsim.compare(rows(), {1: rows(), "1": rows()})
+    with pytest.raises(ValueError, match=r"^\[compare\] expected a with at least one layer, got none$"):
+        repsim.compare({}, rows())
