@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from repsim.store import Store, to_bfloat16
+from repsim.interchange import to_bfloat16
+from repsim.store import Store
 
 POOLS = ("mean", "flatten", "cls", "last")
 DTYPES = ("float16", "bfloat16", "float32", "float64")

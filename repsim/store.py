@@ -8,190 +8,32 @@
 
 The manifest's row count is the truth. An append writes the rows behind the committed ones, flushes them to
 the disk, and only then replaces the manifest in one step: whatever moment a process dies at, the store opens with the
-rows of the last commit. The headers of the `.npy` files have a fixed length, so that the row count in them is rewritten
-in place, after the commit: they never promise a row that is not there. Nothing here reads a pickle.
+rows of the last commit. The row counts in the headers of the `.npy` files are rewritten after the commit: they never
+promise a row that is not there. Nothing here reads a pickle.
 """
 
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
-import math
 import os
-import re
-import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-MANIFEST = "manifest.json"
-LOCK = ".lock"
-HEADER_BYTES = 128
-BLOCK_BYTES = 1 << 24  # what a write, an export or a checksum holds in memory at once
+from repsim.interchange import IDS_TENSOR, from_bfloat16, read_safetensors, write_safetensors
+from repsim.layout import LAYER_FILE, MANIFEST, Column, Manifest, StoreCorruptedError, checked_append
 
-# Logical dtype -> what lies in the file and its name in safetensors. numpy has no bfloat16: its bits are put in uint16.
-_STORAGE = {"float16": "<f2", "float32": "<f4", "float64": "<f8", "bfloat16": "<u2", "int64": "<i8"}
-_SAFETENSORS = {"float16": "F16", "float32": "F32", "float64": "F64", "bfloat16": "BF16", "int64": "I64"}
-_FLOATS = ("float16", "float32", "float64", "bfloat16")
-_IDS_TENSOR = "repsim.ids"
-_LAYER_FILE = re.compile(r"\d{3,}-[0-9A-Za-z._-]*\.npy")
+__all__ = ["Store", "StoreCorruptedError", "StoreInUseError", "require_same_samples"]
+
+LOCK = ".lock"
 
 
 class StoreInUseError(RuntimeError):
     """Another writer holds this store."""
-
-
-class StoreCorruptedError(ValueError):
-    """A file of the store is missing, truncated or not what its checksum says; the message names it."""
-
-
-def to_bfloat16(values: np.ndarray) -> np.ndarray:
-    """Round float32 values to bfloat16, ties to even, as bits in uint16.
-
-        to_bfloat16(np.float32([1.0, 3.14159]))    # uint16 [2]: 0x3f80, 0x4049
-
-    Args:
-        values: float32, any shape.
-    Returns:
-        uint16 of the same shape. NaN stays NaN; a finite value beyond the range becomes infinite, as IEEE 754 rounds.
-    Raises:
-        TypeError: values are not float32.
-    """
-    if values.dtype != np.float32:
-        raise TypeError(f"[to_bfloat16] expected values of dtype float32, got {values.dtype}")
-    bits = np.ascontiguousarray(values).view(np.uint32).reshape(values.shape)
-    rounded = (bits + (np.uint32(0x7FFF) + ((bits >> 16) & 1))) >> 16
-    # The carry above would turn some NaNs into zero or infinity: these keep their sign and become the quiet NaN.
-    return np.where(np.isnan(values), (bits >> 16) | 0x0040, rounded).astype(np.uint16)
-
-
-def from_bfloat16(bits: np.ndarray) -> np.ndarray:
-    """Widen bfloat16 bits to the float32 of exactly the same value.
-
-        from_bfloat16(np.uint16([0x3f80, 0x4049]))    # float32 [2]: 1.0, 3.140625
-
-    Args:
-        bits: uint16, any shape.
-    Returns:
-        float32 of the same shape.
-    Raises:
-        TypeError: bits are not uint16.
-    """
-    if bits.dtype != np.uint16:
-        raise TypeError(f"[from_bfloat16] expected bits of dtype uint16, got {bits.dtype}")
-    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
-
-
-@dataclass(frozen=True)
-class _Column:
-    """One file of the store: the ids (width None) or a layer."""
-
-    name: str
-    file: str
-    dtype: str
-    width: int | None
-    sha256: str | None = None
-
-    @property
-    def storage(self) -> np.dtype:
-        return np.dtype(_STORAGE[self.dtype])
-
-    @property
-    def row_bytes(self) -> int:
-        return self.storage.itemsize * (1 if self.width is None else self.width)
-
-    def shape(self, rows: int) -> tuple[int, ...]:
-        return (rows,) if self.width is None else (rows, self.width)
-
-    def size(self, rows: int) -> int:
-        return HEADER_BYTES + rows * self.row_bytes
-
-    def header(self, rows: int) -> bytes:
-        text = f"{{'descr': '{_STORAGE[self.dtype]}', 'fortran_order': False, 'shape': {self.shape(rows)}, }}"
-        body = text.encode("ascii").ljust(HEADER_BYTES - 11) + b"\n"
-        return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(body)) + body
-
-    def check(self, folder: Path, rows: int) -> None:
-        """Refuse a file that does not hold the committed rows in the form the manifest says."""
-        path = folder / self.file
-        try:
-            with open(path, "rb") as file:
-                if np.lib.format.read_magic(file) != (1, 0):
-                    raise ValueError("a .npy of another version")
-                shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-                start, size = file.tell(), os.fstat(file.fileno()).st_size
-        except FileNotFoundError:
-            raise StoreCorruptedError(f"[Store] expected {self.file} in {folder}, got no such file") from None
-        except ValueError as error:
-            raise StoreCorruptedError(
-                f"[Store] expected a .npy header in {path}, got {error}".replace("\n", " ")
-            ) from None
-        if dtype.hasobject:
-            raise StoreCorruptedError(f"[Store] expected {self.dtype} in {path}, got Python objects: no pickle is read")
-        if (dtype, fortran, shape[1:], start) != (self.storage, False, self.shape(0)[1:], HEADER_BYTES):
-            raise StoreCorruptedError(
-                f"[Store] expected {self.dtype} {self.shape(rows)} in {path}, got {dtype} {shape}"
-            )
-        # The row count in the header may be behind (a writer died after its commit) or ahead (one is at work).
-        if size < self.size(rows):
-            raise StoreCorruptedError(
-                f"[Store] expected {self.size(rows)} bytes in {path}, got {size}: it is truncated"
-            )
-
-
-@dataclass(frozen=True)
-class _Manifest:
-    rows: int
-    finished: bool
-    ids: _Column
-    layers: tuple[_Column, ...]
-    metadata: dict[str, Any]
-
-    @property
-    def columns(self) -> tuple[_Column, ...]:
-        return (self.ids, *self.layers) if self.layers else ()
-
-    def dumps(self) -> str:
-        content = {
-            "format": "repsim-store",
-            "version": 1,
-            "rows": self.rows,
-            "finished": self.finished,
-            "ids": {"file": self.ids.file, "sha256": self.ids.sha256},
-            "layers": [vars(layer) for layer in self.layers],
-            "metadata": self.metadata,
-        }
-        return json.dumps(content, indent=1, allow_nan=False) + "\n"
-
-    @classmethod
-    def load(cls, path: Path) -> _Manifest:
-        try:
-            content = json.loads(path.read_bytes())
-            if (content["format"], content["version"]) != ("repsim-store", 1):
-                raise ValueError(f"format {content['format']!r} version {content['version']!r}")
-            ids = _Column("", "ids.npy", "int64", None, content["ids"]["sha256"])
-            layers = tuple(_Column(**layer) for layer in content["layers"])
-            for layer in layers:
-                # The manifest may come from a stranger: no file outside of the folder, no dtype but ours.
-                sized = type(layer.width) is int and layer.width > 0
-                if not (sized and _LAYER_FILE.fullmatch(layer.file) and layer.dtype in _FLOATS):
-                    raise ValueError(f"layer {vars(layer)}")
-            if not len({layer.name for layer in layers}) == len({layer.file for layer in layers}) == len(layers):
-                raise ValueError("two layers of one name")
-            rows = content["rows"]
-            if type(rows) is not int or rows < 0 or (rows > 0) != bool(layers):
-                raise ValueError(f"{rows!r} rows of {len(layers)} layers")
-            return cls(rows, content["finished"] is True, ids, layers, dict(content["metadata"]))
-        except FileNotFoundError:
-            raise FileNotFoundError(f"[Store.open] expected a store, got {path.parent} without a {MANIFEST}") from None
-        except (ValueError, TypeError, KeyError) as error:
-            raise StoreCorruptedError(
-                f"[Store.open] expected a manifest of version 1 in {path}, got {error!r}"
-            ) from None
 
 
 class _KnownIds:
@@ -235,7 +77,7 @@ class Store:
     bfloat16 layers are kept as their bits: `store[layer]` is uint16 then, and `store.read` gives float32.
     """
 
-    def __init__(self, path: Path, manifest: _Manifest, lock: IO[str] | None) -> None:
+    def __init__(self, path: Path, manifest: Manifest, lock: IO[str] | None) -> None:
         """Use `Store.create` or `Store.open`."""
         self.path = path
         self._manifest = manifest
@@ -259,7 +101,7 @@ class Store:
             TypeError, ValueError: the metadata are not JSON.
         """
         path = Path(path)
-        manifest = _Manifest(0, False, _Column("", "ids.npy", "int64", None), (), dict(metadata or {}))
+        manifest = Manifest(0, False, Column("", "ids.npy", "int64", None), (), dict(metadata or {}))
         try:
             as_json = json.loads(manifest.dumps())
         except (TypeError, ValueError) as error:
@@ -303,7 +145,7 @@ class Store:
             raise FileNotFoundError(f"[Store.open] expected a store, got {path} without a {MANIFEST}")
         lock = _acquire(path) if mode == "a" else None
         try:
-            store = cls(path, _Manifest.load(path / MANIFEST), lock)
+            store = cls(path, Manifest.load(path / MANIFEST), lock)
             for column in store._manifest.columns:
                 column.check(path, len(store))
             if lock is not None and not store.finished:
@@ -350,7 +192,7 @@ class Store:
         """Sample ids, int64 [n], read-only."""
         if not len(self):
             return np.empty(0, dtype=np.int64)
-        return self._map(self._manifest.ids)
+        return self._manifest.ids.map(self.path, len(self))
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -377,7 +219,7 @@ class Store:
         return iter(self.layers)
 
     def __getitem__(self, layer: str) -> np.memmap:
-        return self._map(self._layer(layer))
+        return self._layer(layer).map(self.path, len(self))
 
     def __repr__(self) -> str:
         state = "finished" if self.finished else "unfinished"
@@ -390,11 +232,31 @@ class Store:
         self.close()
 
     def dtype(self, layer: str) -> str:
-        """The logical dtype of a layer: "float16", "float32", "float64" or "bfloat16"."""
+        """The logical dtype of a layer.
+
+            store.dtype("conv1")    # "float32"
+
+        Args:
+            layer: its name.
+        Returns:
+            "float16", "float32", "float64" or "bfloat16".
+        Raises:
+            ValueError: unknown layer.
+        """
         return self._layer(layer).dtype
 
     def width(self, layer: str) -> int:
-        """The number of features of a layer."""
+        """The number of features of a layer.
+
+            store.width("conv1")    # 16
+
+        Args:
+            layer: its name.
+        Returns:
+            d, where `store[layer]` is [n, d].
+        Raises:
+            ValueError: unknown layer.
+        """
         return self._layer(layer).width or 0
 
     def read(self, layer: str, rows: slice | np.ndarray | Sequence[int] = slice(None)) -> np.ndarray:
@@ -411,7 +273,7 @@ class Store:
             ValueError: unknown layer.
         """
         column = self._layer(layer)
-        values = np.array(self._map(column)[rows])
+        values = np.array(column.map(self.path, len(self))[rows])
         return from_bfloat16(values) if column.dtype == "bfloat16" else values
 
     def append(self, ids: np.ndarray | Sequence[int], rows: Mapping[str, np.ndarray]) -> None:
@@ -429,13 +291,10 @@ class Store:
             StoreCorruptedError: a finished store is verified before it grows, and a file was corrupted.
         """
         self._require_writer("append")
-        ids = _checked_ids(ids)
-        arrays = {name: _checked_rows(name, values) for name, values in rows.items()}
-        layers = self._manifest.layers or _layout(arrays)
-        _require_layout(arrays, layers, len(ids))
+        samples, arrays, layers = checked_append(ids, rows, self._manifest.layers)
         if self._known is None:
             self._known = _KnownIds(self.ids)
-        repeated = self._known.repeated(ids)
+        repeated = self._known.repeated(samples)
         if repeated is not None:
             raise ValueError(f"[append] expected ids that occur once in the store, got {repeated} again")
         if self.finished:
@@ -447,18 +306,19 @@ class Store:
         if not self._manifest.layers:
             # What a failed first append has left: the manifest does not know it, and this one may have other layers.
             for entry in list(self.path.iterdir()):
-                if entry.name == "ids.npy" or _LAYER_FILE.fullmatch(entry.name):
+                if entry.name == "ids.npy" or LAYER_FILE.fullmatch(entry.name):
                     entry.unlink()
-        before, after = self._manifest, replace(self._manifest, layers=layers, rows=len(self) + len(ids))
-        self._write(after.ids, ids, before)
+        before, after = self._manifest, replace(self._manifest, layers=layers, rows=len(self) + len(samples))
+        committed = before.rows if before.layers else None
+        after.ids.append(self.path, samples, committed)
         for layer in layers:
-            self._write(layer, arrays[layer.name], before)
+            layer.append(self.path, arrays[layer.name], committed)
         if not before.layers:
             _sync_folder(self.path)
         self._commit(after)
-        self._known.add(ids)
+        self._known.add(samples)
         for column in after.columns:
-            self._write_header(column, len(self))
+            column.write_header(self.path, len(self))
 
     def finish(self) -> Store:
         """Seal the store with the SHA-256 of every file and give up writing.
@@ -475,7 +335,7 @@ class Store:
             raise ValueError(f"[finish] expected at least one row in {self.path}, got an empty store")
         if not self.finished:
             self._drop_uncommitted()
-            ids, *layers = (replace(column, sha256=self._digest(column)) for column in self._manifest.columns)
+            ids, *layers = (replace(column, sha256=column.digest(self.path)) for column in self._manifest.columns)
             self._commit(replace(self._manifest, finished=True, ids=ids, layers=tuple(layers)))
         self.close()
         return self
@@ -499,7 +359,7 @@ class Store:
             raise ValueError(f"[verify] expected a finished store, got {self.path} unfinished with {len(self)} rows")
         for column in self._manifest.columns:
             column.check(self.path, len(self))
-            digest = self._digest(column)
+            digest = column.digest(self.path)
             if digest != column.sha256:
                 file = self.path / column.file
                 raise StoreCorruptedError(
@@ -523,40 +383,15 @@ class Store:
             raise ValueError(
                 f"[to_safetensors] expected a finished store, got {self.path} unfinished with {len(self)} rows"
             )
-        if _IDS_TENSOR in self:
+        if IDS_TENSOR in self:
             raise ValueError(
-                f"[to_safetensors] expected no layer called {_IDS_TENSOR!r}, got one: that is the name of the ids"
+                f"[to_safetensors] expected no layer called {IDS_TENSOR!r}, got one: that is the name of the ids"
             )
         if path.exists():
             raise FileExistsError(f"[to_safetensors] expected a path that does not exist, got {path}")
         described = {"metadata": self._manifest.metadata, "layers": self.layers}
-        header: dict[str, Any] = {"__metadata__": {"repsim": json.dumps(described, allow_nan=False)}}
-        # Wide elements first: every tensor then starts at a multiple of its element size.
-        columns = sorted(self._manifest.columns, key=lambda column: -column.storage.itemsize)
-        offset = 0
-        for column in columns:
-            end = offset + len(self) * column.row_bytes
-            name = column.name or _IDS_TENSOR
-            shape = column.shape(len(self))
-            header[name] = {"dtype": _SAFETENSORS[column.dtype], "shape": shape, "data_offsets": [offset, end]}
-            offset = end
-        text = json.dumps(header).encode()
-        text = text.ljust(-(-len(text) // 8) * 8)
-        temporary = path.with_name(path.name + ".tmp")
-        try:
-            with open(temporary, "wb") as out:
-                out.write(struct.pack("<Q", len(text)) + text)
-                for column in columns:
-                    if self._digest(column, out) != column.sha256:
-                        file = self.path / column.file
-                        raise StoreCorruptedError(
-                            f"[to_safetensors] expected {file} with its SHA-256, got another: it is corrupted"
-                        )
-                out.flush()
-                os.fsync(out.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        metadata = {"repsim": json.dumps(described, allow_nan=False)}
+        write_safetensors(path, self._manifest.columns, len(self), metadata, self._copy_checked)
 
     @classmethod
     def from_safetensors(
@@ -576,11 +411,11 @@ class Store:
             ValueError: a damaged or unsuited file, no ids or ids twice over.
             FileExistsError: the destination holds something already.
         """
-        tensors, described = _open_safetensors(Path(path))
-        if (_IDS_TENSOR in tensors) == (ids is not None):
+        tensors, described = read_safetensors(Path(path))
+        if (IDS_TENSOR in tensors) == (ids is not None):
             got = "neither" if ids is None else "both"
-            raise ValueError(f"[from_safetensors] expected either ids or a tensor {_IDS_TENSOR!r} in {path}, got {got}")
-        samples = tensors.pop(_IDS_TENSOR) if ids is None else ids
+            raise ValueError(f"[from_safetensors] expected either ids or a tensor {IDS_TENSOR!r} in {path}, got {got}")
+        samples = tensors.pop(IDS_TENSOR) if ids is None else ids
         order, metadata = list(tensors), dict(described)
         if "repsim" in described:
             content = json.loads(described["repsim"])
@@ -591,47 +426,23 @@ class Store:
                 )
         return cls.from_arrays(destination, samples, {name: tensors[name] for name in order}, metadata=metadata)
 
-    def _layer(self, layer: str) -> _Column:
+    def _layer(self, layer: str) -> Column:
         for column in self._manifest.layers:
             if column.name == layer:
                 return column
         close = difflib.get_close_matches(str(layer), self.layers, n=3) or list(self.layers)[:8]
         raise ValueError(f"[Store] expected layer in {self.path}, such as {close}, got {layer!r}")
 
-    def _map(self, column: _Column) -> np.memmap:
-        shape = column.shape(len(self))
-        return np.memmap(self.path / column.file, dtype=column.storage, mode="r", offset=HEADER_BYTES, shape=shape)
-
     def _require_writer(self, function: str) -> None:
         if self._lock is None:
             raise ValueError(f"[{function}] expected a store opened with mode 'a', got {self.path} open for reading")
 
-    def _write(self, column: _Column, values: np.ndarray, before: _Manifest) -> None:
-        """Put rows behind the committed ones and flush them; the header still tells the old count."""
-        with open(self.path / column.file, "r+b" if before.layers else "wb", buffering=0) as file:
-            if not before.layers:
-                _write_all(file, column.header(0))
-            file.seek(column.size(before.rows))  # over what a failed append may have left
-            step = max(1, BLOCK_BYTES // column.row_bytes)
-            for start in range(0, len(values), step):
-                block = np.ascontiguousarray(values[start : start + step], dtype=column.storage)
-                _write_all(file, block.reshape(-1).view(np.uint8).data)
-            os.fsync(file.fileno())
-
-    def _write_header(self, column: _Column, rows: int) -> None:
-        # 128 bytes at the start of the file lie in one disk sector: the header is the old one or the new one.
-        with open(self.path / column.file, "r+b", buffering=0) as file:
-            _write_all(file, column.header(rows))
-
     def _drop_uncommitted(self) -> None:
         """Make every file hold exactly the committed rows."""
         for column in self._manifest.columns:
-            self._write_header(column, len(self))
-            with open(self.path / column.file, "r+b") as file:
-                file.truncate(column.size(len(self)))
-                os.fsync(file.fileno())
+            column.cut(self.path, len(self))
 
-    def _commit(self, manifest: _Manifest) -> None:
+    def _commit(self, manifest: Manifest) -> None:
         """Replace the manifest in one step; on any doubt whether that happened, stop writing."""
         temporary = self.path / (MANIFEST + ".tmp")
         try:
@@ -646,16 +457,12 @@ class Store:
             self.close()
             raise
 
-    def _digest(self, column: _Column, out: IO[bytes] | None = None) -> str:
-        """SHA-256 of a whole file, its rows copied to `out` in the same pass."""
-        digest = hashlib.sha256()
-        with open(self.path / column.file, "rb") as file:
-            digest.update(file.read(HEADER_BYTES))
-            while block := file.read(BLOCK_BYTES):
-                digest.update(block)
-                if out is not None:
-                    out.write(block)
-        return digest.hexdigest()
+    def _copy_checked(self, column: Column, out: IO[bytes]) -> None:
+        if column.digest(self.path, out) != column.sha256:
+            file = self.path / column.file
+            raise StoreCorruptedError(
+                f"[to_safetensors] expected {file} with its SHA-256, got another: it is corrupted"
+            )
 
 
 def require_same_samples(a: Store, b: Store) -> None:
@@ -712,96 +519,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _write_all(file: IO[bytes], data: bytes | memoryview) -> None:
-    view = memoryview(data)
-    while len(view):
-        view = view[file.write(view) :]
-
-
-def _checked_ids(ids: np.ndarray | Sequence[int]) -> np.ndarray:
-    array = np.asarray(ids)
-    if array.ndim != 1 or not len(array):
-        raise ValueError(f"[append] expected ids of shape [m] with m >= 1, got {list(array.shape)}")
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"[append] expected integer ids, got {array.dtype}")
-    if array.dtype.kind == "u" and int(array.max()) > np.iinfo(np.int64).max:
-        raise ValueError(f"[append] expected ids that fit into int64, got {int(array.max())}")
-    return array.astype(np.int64)
-
-
-def _checked_rows(name: object, values: object) -> np.ndarray:
-    if not isinstance(name, str) or not name:
-        raise TypeError(f"[append] expected layer names that are non-empty strings, got {name!r}")
-    if not isinstance(values, np.ndarray):
-        raise TypeError(f"[append] expected rows[{name!r}] as a numpy array, got {type(values).__name__}")
-    if values.dtype.name == "bfloat16":
-        values = values.view(np.uint16)  # another package's bfloat16 and our bits are the same bytes
-    if values.dtype.newbyteorder("<").str not in ("<f2", "<f4", "<f8", "<u2"):
-        got = values.dtype
-        raise TypeError(
-            f"[append] expected rows[{name!r}] of float16, float32, float64 or bfloat16 as uint16, got {got}"
-        )
-    if values.ndim != 2 or not values.shape[1]:
-        raise ValueError(f"[append] expected rows[{name!r}] of shape [m, d] with d >= 1, got {list(values.shape)}")
-    return values
-
-
-def _layout(rows: Mapping[str, np.ndarray]) -> tuple[_Column, ...]:
-    """Columns of a first append; the number keeps apart names that are one as files (a/b, a_b, A_b on some disks)."""
-    if not rows:
-        raise ValueError("[append] expected rows of at least one layer, got none")
-    columns = []
-    for number, (name, values) in enumerate(rows.items()):
-        safe = re.sub(r"[^0-9A-Za-z._-]+", "_", name)[:80]
-        dtype = "bfloat16" if values.dtype == np.uint16 else values.dtype.name
-        columns.append(_Column(name, f"{number:03d}-{safe}.npy", dtype, values.shape[1]))
-    return tuple(columns)
-
-
-def _require_layout(rows: Mapping[str, np.ndarray], layers: tuple[_Column, ...], count: int) -> None:
-    names = [layer.name for layer in layers]
-    if set(rows) != set(names):
-        raise ValueError(f"[append] expected rows of exactly the layers {names}, got {list(rows)}")
-    for layer in layers:
-        values = rows[layer.name]
-        if values.shape != (count, layer.width):
-            got = list(values.shape)
-            raise ValueError(f"[append] expected rows[{layer.name!r}] of shape {[count, layer.width]}, got {got}")
-        if values.dtype.newbyteorder("<") != layer.storage:
-            raise TypeError(f"[append] expected rows[{layer.name!r}] of {layer.dtype} as before, got {values.dtype}")
-
-
-def _open_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Map the tensors of a file without reading them; the header comes from a stranger and is checked."""
-    storage = {code: _STORAGE[dtype] for dtype, code in _SAFETENSORS.items()}
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        prefix = file.read(8)
-        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
-        if length > min(size - 8, 100_000_000):
-            raise ValueError(
-                f"[from_safetensors] expected a safetensors file, got {path} without a valid header length"
-            )
-        try:
-            header = json.loads(file.read(length))
-            described = header.pop("__metadata__", {})
-            tensors: dict[str, np.ndarray] = {}
-            end = 0
-            for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-                shape, (start, stop) = tuple(entry["shape"]), entry["data_offsets"]
-                code, suited = entry["dtype"], ("I64",) if name == _IDS_TENSOR else ("F16", "BF16", "F32", "F64")
-                if code not in suited or len(shape) != (1 if name == _IDS_TENSOR else 2):
-                    raise ValueError(f"tensor {name!r} of {code} {list(shape)}, not [n, d] of F16, BF16, F32 or F64")
-                dtype = np.dtype(storage[code])
-                fits = stop - start == math.prod(shape) * dtype.itemsize and stop <= size - 8 - length
-                if start != end or stop <= start or not fits:
-                    raise ValueError(f"tensor {name!r} at bytes {start} to {stop}, which are not its own")
-                tensors[name] = np.memmap(path, dtype=dtype, mode="r", offset=8 + length + start, shape=shape)
-                end = stop
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ValueError(
-                f"[from_safetensors] expected a suited safetensors file, got {path} with {error}"
-            ) from None
-    return tensors, described

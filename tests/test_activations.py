@@ -14,7 +14,8 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 from repsim.activations import POOLS, capture, extract, weights_hash  # noqa: E402
-from repsim.store import Store, StoreInUseError, from_bfloat16, to_bfloat16  # noqa: E402
+from repsim.interchange import from_bfloat16, to_bfloat16  # noqa: E402
+from repsim.store import Store, StoreInUseError  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from repsim.attacks.gradient import AttackResult, GradientAttack, attack, check_premises, transfer, transfer_curve
+from repsim.attacks.gradient import AttackResult, GradientAttack, attack, check_premises
+from repsim.attacks.transfer import transfer, transfer_curve
 from repsim.data.images import LabelledImages
 
 torch.set_num_threads(1)

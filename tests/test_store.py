@@ -20,7 +20,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import repsim.store as store_module
-from repsim.store import Store, StoreCorruptedError, StoreInUseError, from_bfloat16, require_same_samples, to_bfloat16
+from repsim import layout
+from repsim.interchange import from_bfloat16, to_bfloat16
+from repsim.store import Store, StoreCorruptedError, StoreInUseError, require_same_samples
 
 
 def rows_of(ids, width: int, dtype: str = "float32") -> np.ndarray:
@@ -99,11 +101,15 @@ def test_a_slice_of_a_large_layer_does_not_load_it(tmp_path):
     manifest_path.write_text(json.dumps(manifest))
     os.truncate(tmp_path / "s" / "000-x.npy", 128 + (1 << 31))
     os.truncate(tmp_path / "s" / "ids.npy", 128 + (1 << 22))
+    # The peak of this process alone: on Linux the ru_maxrss of a child starts from the peak of its parent.
     code = (
-        "import resource, sys; from repsim.store import Store; s = Store.open(sys.argv[1])\n"
+        "import resource, sys; from pathlib import Path; from repsim.store import Store; s = Store.open(sys.argv[1])\n"
         "assert s['x'].shape == (1 << 19, 1024) and s['x'][-5:].sum() == 0\n"
         "assert s.read('x', slice(7, 9)).shape == (2, 1024)\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        "status = Path('/proc/self/status')\n"
+        "peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if sys.platform == 'darwin' else 1)\n"
+        "lines = status.read_text().splitlines() if status.exists() else []\n"
+        "print(next((int(line.split()[1]) for line in lines if line.startswith('VmHWM')), peak))"
     )
     out, err = run_python(code, tmp_path / "s").communicate(timeout=20)
     assert int(out) < 500_000, err
@@ -125,7 +131,7 @@ def test_append_takes_any_memory_order_and_byte_order(tmp_path):
 
 
 def test_large_appends_are_written_in_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr(store_module, "BLOCK_BYTES", 40)  # three rows of 12 bytes
+    monkeypatch.setattr(layout, "BLOCK_BYTES", 40)  # three rows of 12 bytes
     Store.from_arrays(tmp_path / "s", np.arange(10), two_layers(np.arange(10)))
     assert np.array_equal(Store.open(tmp_path / "s")["a"], rows_of(np.arange(10), 3))
 
@@ -368,13 +374,14 @@ KILLED_AT_CALL = """
 import io, os, signal, sys
 import numpy as np
 import repsim.store as module
+from repsim import layout
 
 path, die_at, torn = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "torn"
 def rows(ids):
     values = np.asarray(ids, dtype=np.float64)[:, None] * 8
     return {"a": (values + np.arange(3)).astype("float32"), "b": values + np.arange(5)}
 def scenario():
-    module.BLOCK_BYTES = 64
+    layout.BLOCK_BYTES = 64
     if os.path.exists(os.path.join(path, "manifest.json")):
         store = module.Store.open(path, "a")
     else:
@@ -398,8 +405,8 @@ def dying(call, half=None):
     return wrapped
 module.os.fsync = dying(os.fsync)
 module.os.replace = dying(os.replace, os.replace)
-whole = module._write_all
-module._write_all = dying(whole, lambda file, data: whole(file, memoryview(data)[: len(data) // 2]))
+whole = layout._write_all
+layout._write_all = dying(whole, lambda file, data: whole(file, memoryview(data)[: len(data) // 2]))
 # Forking costs a hundredth of an interpreter start: one process tries every call.
 die_at = 0
 outcomes = []
@@ -755,7 +762,7 @@ def mixed(tmp_path: Path) -> Store:
 
 
 def test_safetensors_there_and_back(tmp_path, mixed, monkeypatch):
-    monkeypatch.setattr(store_module, "BLOCK_BYTES", 50)
+    monkeypatch.setattr(layout, "BLOCK_BYTES", 50)
     mixed.to_safetensors(tmp_path / "m.safetensors")
     again = Store.from_safetensors(tmp_path / "m.safetensors", tmp_path / "again")
     assert again.layers == mixed.layers and again.metadata == mixed.metadata and again.finished
