@@ -39,17 +39,21 @@ class Classifier(nn.Module):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
 
     def attach_heads(self, width: int) -> None:
+        """Add the heads, which read `width` features. To be called last in a subclass's `__init__`."""
         self.features = nn.Identity()  # a name for the penultimate representation [n, width]
         self.heads = nn.Linear(width, sum(self.classes))
 
     def represent(self, images: Tensor) -> Tensor:
+        """Penultimate features [n, width] of normalised images [n, channels, side, side]; a subclass implements it."""
         raise NotImplementedError
 
     def normalise(self, images: Tensor) -> Tensor:
+        """Images in [0, 1] with the mean and std of each channel taken out, in the memory order of the convolutions."""
         images = (images - self.mean) / self.std
         return images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
 
     def forward(self, images: Tensor) -> Tensor:
+        """Logits [n, sum(classes)] of images [n, channels, side, side] in [0, 1]."""
         return cast(Tensor, self.heads(self.features(self.represent(self.normalise(images)))))
 
 
@@ -64,8 +68,7 @@ def _convolution(inputs: int, outputs: int, stride: int = 1, kernel: int = 3) ->
 class ConvNet(Classifier):
     """Five 3x3 convolutions with batch normalisation, then the mean over positions; made to train fast on a CPU core.
 
-    Widths 1, 2, 2, 4, 8 times `width`; resolution halved at the second, fourth and fifth. A stride in the first one
-    would save half the time again, but in trials on handwriting attacks then carried no further than random noise.
+    Widths 1, 2, 2, 4, 8 times `width`; resolution halved at the second, fourth and fifth.
     """
 
     layers = ("conv1", "conv2", "conv3", "conv4", "conv5", "features")
@@ -82,7 +85,7 @@ class ConvNet(Classifier):
 
     def represent(self, images: Tensor) -> Tensor:
         maps = self.conv5(self.conv4(self.conv3(self.conv2(self.conv1(images)))))
-        return cast(Tensor, maps.mean(dim=(2, 3)))
+        return cast(Tensor, maps.amax(dim=(2, 3)))
 
 
 class ResidualBlock(nn.Module):
@@ -247,13 +250,21 @@ def from_transformers(
 ) -> TransformersClassifier:
     """Build a transformers image classifier from a config, a checkpoint folder or a hub id; no torchvision.
 
+    >>> from_transformers("microsoft/resnet-18", (10,), 32, 3, pretrained=True, weights=True)
+
+    The head is new, except where a pretrained checkpoint has one for exactly `classes` (one head, as many labels).
+
     Args:
         source: {"model_type": "resnet", "depths": [1, 1], ...}, a folder with config.json, or "microsoft/resnet-18".
+        classes: number of classes of each head.
+        image_size: side of the square images in pixels.
+        channels: of the images.
         pretrained: the checkpoint's resolution and normalisation hold: images are resized inside the model.
             Otherwise the architecture is built for image_size.
         weights: read the checkpoint's weights too (False where they are about to be overwritten).
 
-    The head is new, except where a pretrained checkpoint has one for exactly `classes` (one head, as many labels).
+    Returns:
+        The classifier; new weights are drawn from torch's global generator.
     Raises:
         ValueError for an unknown source, and for one that takes another number of channels.
     """
@@ -295,7 +306,7 @@ def from_transformers(
     if weights:
         network = AutoModelForImageClassification.from_pretrained(cast(str, source), config=config, dtype=torch.float32)
     else:
-        network = AutoModelForImageClassification.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
+        network = AutoModelForImageClassification.from_config(config, dtype=torch.float32)
     return TransformersClassifier(network, classes, mean=mean, std=std, resolution=resolution, keep_head=keep_head)
 
 

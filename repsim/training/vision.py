@@ -95,7 +95,18 @@ class Trained:
 
 
 def split_heads(logits: Tensor, classes: Sequence[int]) -> tuple[Tensor, ...]:
-    """Cut the logits of all heads, [n, sum(classes)], into one view [n, classes[h]] per head."""
+    """Cut the logits of all heads into one view per head.
+
+    >>> [head.shape for head in split_heads(model(images), (10, 8))]
+    [torch.Size([5, 10]), torch.Size([5, 8])]
+
+    Args:
+        logits: [n, sum(classes)].
+        classes: number of classes of each head.
+
+    Returns:
+        [n, classes[h]] for each head h.
+    """
     return torch.split(logits, list(classes), dim=1)
 
 
@@ -104,6 +115,12 @@ def representation_layers(model: nn.Module) -> tuple[str, ...]:
 
     >>> representation_layers(build(VisionConfig(), classes=(10,), image_size=16))
     ('conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'features')
+
+    Args:
+        model: one that `build` made.
+
+    Returns:
+        Names as in `model.named_modules()`.
     """
     return tuple(model.layers)  # type: ignore[arg-type]
 
@@ -128,8 +145,10 @@ def build(config: VisionConfig, classes: Sequence[int], image_size: int, channel
     torch.Size([5, 18])
 
     Args:
+        config: the architecture and the seed of its weights.
         classes: number of classes of each head.
         image_size: side of the square images in pixels.
+        channels: of the images.
 
     Returns:
         A model in eval mode on the CPU. With one init_seed the weights below the heads do not depend on `classes`.
@@ -170,7 +189,19 @@ def _build(config: VisionConfig, classes: Sequence[int], image_size: int, channe
 
 
 def learning_rate(config: VisionConfig, step: int, steps: int) -> float:
-    """Learning rate at step 0 <= step < steps: a straight rise to its peak, then half a cosine towards 0."""
+    """Learning rate at one step: a straight rise to its peak, then half a cosine towards 0.
+
+    >>> learning_rate(VisionConfig(warmup=0.5, learning_rate=0.1), step=4, steps=10)
+    0.1
+
+    Args:
+        config: the peak and the share of the steps that rise to it.
+        step: from 0 and below `steps`.
+        steps: of the whole training.
+
+    Returns:
+        The rate of this step.
+    """
     rising = round(config.warmup * steps)
     if step < rising:
         return config.learning_rate * (step + 1) / rising
@@ -246,7 +277,7 @@ def train(
                     reason = f"loss is {value} at step {step + 1} of {steps}"
                     break
                 optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 optimizer.step()
                 step += 1
                 seen += len(positions)
@@ -299,8 +330,12 @@ def evaluate(model: nn.Module, data: LabelledImages, batch_size: int = 512) -> l
     >>> evaluate(trained.model, handwriting(16))        # one number per head
 
     Args:
+        model: one that `build` made, on any device; its mode is as before afterwards.
+        data: images with the labels of its heads.
         batch_size: images per forward pass.
 
+    Returns:
+        Share of the images that each head gets right.
     Raises:
         ValueError where the heads of the model are not those of the data.
     """
@@ -329,6 +364,13 @@ def save(model: nn.Module, path: str | Path) -> None:
     >>> save(trained.model, "digits.safetensors")
 
     The same weights give the same bytes.
+
+    Args:
+        model: one that `build` made.
+        path: the file, in a folder that exists.
+
+    Raises:
+        OSError where it cannot be written; what was there is as before.
     """
     from safetensors.torch import save as to_bytes
 
@@ -353,6 +395,10 @@ def load(
     """Build the model of `config` and fill it with the weights that `save` wrote.
 
     >>> model = load(VisionConfig(), (10,), 16, "digits.safetensors")
+
+    Args:
+        config, classes, image_size, channels: as in `build`.
+        path: the file.
 
     Returns:
         The model in eval mode on the CPU, the same to the last bit as the one saved.
