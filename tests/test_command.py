@@ -136,12 +136,12 @@ def test_all_takes_only_the_flags_that_every_study_has(monkeypatch, capsys):
     monkeypatch.setitem(STUDIES, "other", "study_other")
     request = parse(["run", "all", "--seeds", "3"])
     assert request.names == ("toy", "other") and request.overrides == {"seeds": 3}
-    with pytest.raises(RunError, match="^--alpha belongs to toy; flags of all chosen studies: --seeds$"):
+    with pytest.raises(RunError, match=r"^--alpha belongs to toy; flags of all chosen studies: --seeds$"):
         parse(["run", "all", "--alpha", "1"])
-    with pytest.raises(RunError, match="^--shared belongs to other;"):
+    with pytest.raises(RunError, match=r"^--shared belongs to other;"):
         parse(["plan", "--shared", "1"])
     monkeypatch.setitem(sys.modules, "study_other", other_study("other", seeds=float, shared=int))
-    with pytest.raises(RunError, match="^--seeds differs in kind between toy, other; .*: none$"):
+    with pytest.raises(RunError, match=r"^--seeds differs in kind between toy, other; .*: none$"):
         parse(["plan", "--seeds", "3"])
 
 
@@ -155,9 +155,9 @@ def test_tuples_options_and_their_kinds(monkeypatch):
     monkeypatch.setitem(STUDIES, "kinds", "study_kinds")
     words = "run kinds --depth none --corner 3 4 --flags true false"
     assert parse(words.split()).overrides == {"depth": None, "corner": (3, 4), "flags": (True, False)}
-    assert parse("run kinds --depth 5".split()).overrides == {"depth": 5}
+    assert parse(["run", "kinds", "--depth", "5"]).overrides == {"depth": 5}
     with pytest.raises(RunError, match="argument --corner: expected 2 arguments"):
-        parse("run kinds --corner 3".split())
+        parse(["run", "kinds", "--corner", "3"])
 
 
 def test_a_config_must_not_use_a_general_flag_or_a_strange_type(monkeypatch):
@@ -293,8 +293,16 @@ def test_report_makes_table_and_page_anew(capsys):
 
 
 def test_status_of_a_run_that_has_only_begun(capsys):
-    run = RunDirectory.create("out", {"studies": ["toy"], "modules": {"toy": "toy_study"}, "workers": 2, "threads": 1,
-                                      "configs": {"toy": {"seeds": 1, "alpha": [0.0]}}})  # fmt: skip
+    run = RunDirectory.create(
+        "out",
+        {
+            "studies": ["toy"],
+            "modules": {"toy": "toy_study"},
+            "workers": 2,
+            "threads": 1,
+            "configs": {"toy": {"seeds": 1, "alpha": [0.0]}},
+        },
+    )
     assert main(["status", "out"]) == 0
     assert main(["resume", "out"]) == 0  # the cells follow from the configurations
     assert len(run.records()) == 3
@@ -360,12 +368,23 @@ def test_a_full_disk_is_one_line_status_2_and_resume_goes_on(capsys, monkeypatch
 
 
 def test_ctrl_c_says_how_to_go_on_and_resume_does(tmp_path):
-    process = start("run", "toy", "--pause", "0.3", "--seeds", "3", "--out", "out", stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE, cwd=tmp_path)  # fmt: skip
+    process = start(
+        "run",
+        "toy",
+        "--pause",
+        "0.3",
+        "--seeds",
+        "3",
+        "--out",
+        "out",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+    )
     assert process.stdout.readline().startswith("12 cells on ")
     assert process.stdout.readline().startswith("[1/12]")
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=10)
+    err = process.communicate(timeout=10)[1]
     assert process.returncode == 130
     assert "of 12 cells finished; go on with: python -m repsim.experiments resume out\n" in err and err.count("\n") == 1
     run = RunDirectory.open(tmp_path / "out")
@@ -377,8 +396,19 @@ def test_ctrl_c_says_how_to_go_on_and_resume_does(tmp_path):
 
 def test_a_terminal_gets_a_bar_with_the_time_left(tmp_path):
     leader, follower = pty.openpty()
-    process = start("run", "toy", "--preset", "smoke", "--trouble", "error", "--out", "out", stdout=follower,
-                    stderr=subprocess.STDOUT, cwd=tmp_path)  # fmt: skip
+    process = start(
+        "run",
+        "toy",
+        "--preset",
+        "smoke",
+        "--trouble",
+        "error",
+        "--out",
+        "out",
+        stdout=follower,
+        stderr=subprocess.STDOUT,
+        cwd=tmp_path,
+    )
     os.close(follower)
     seen = b""
     deadline = time.monotonic() + 20
@@ -397,6 +427,10 @@ def test_a_terminal_gets_a_bar_with_the_time_left(tmp_path):
 
 def test_the_real_module_answers_in_one_line():
     paths = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
-    done = subprocess.run([sys.executable, "-m", "repsim.experiments", "status", "/nowhere"], capture_output=True,
-                          text=True, env={**os.environ, "PYTHONPATH": paths})  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "repsim.experiments", "status", "/nowhere"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": paths},
+    )
     assert (done.returncode, done.stderr) == (2, "repsim: /nowhere does not exist\n")

@@ -65,8 +65,9 @@ def test_all_cells_run_models_first_in_few_workers(run):
     cells = toy_study.cells(toy_study.Config(seeds=2))
     updates = []
     # Pairs stand before the models they need: the order must come from the needs.
-    summary = execute(run, cells[::-1], RUNNERS, workers=2, threads=1, progress=updates.append,
-                      estimate=toy_study.estimate)  # fmt: skip
+    summary = execute(
+        run, cells[::-1], RUNNERS, workers=2, threads=1, progress=updates.append, estimate=toy_study.estimate
+    )
     assert (summary.finished, summary.failed, summary.skipped) == (8, 0, 0)
     records = run.records()
     assert {record["key"] for record in records} == {cell.key for cell in cells}
@@ -133,7 +134,7 @@ def test_skipping_goes_down_the_chain_also_in_a_later_run(run):
 
 def test_full_storage_in_a_cell_stops_the_run_and_blames_no_cell(run):
     cells = toy_study.cells(toy_study.Config(seeds=1, trouble="full"))
-    with pytest.raises(RunError, match="^cannot write weights: No space left on device$"):
+    with pytest.raises(RunError, match=r"^cannot write weights: No space left on device$"):
         execute(run, cells, RUNNERS, workers=1, threads=1)
     assert run.failures() == [] and not run.has(cells[0].key)
 

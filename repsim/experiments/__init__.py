@@ -46,6 +46,10 @@ class Study(Protocol):
 def load(name: str) -> Study:
     """Import a study by its registered name or its module's dotted path; the latter is registered by its NAME.
 
+    Example: ``load("data_overlap").PRESETS["quick"]``.
+
+    Parameters: ``name``, one of STUDIES or such as "mypackage.mystudy".
+    Returns: the module.
     Raises: RunError for an unknown name or a module that cannot be imported; TypeError for one that is no study.
     """
     path = STUDIES.get(name, name)
@@ -57,8 +61,11 @@ def load(name: str) -> Study:
         module = importlib.import_module(path)
     except ImportError as error:
         raise RunError(f"study {name!r} cannot be imported: {error}") from error
-    missing = [part for part in ("NAME", "SUMMARY", "Config", "PRESETS", "cells", "run_cell", "effects")
-               if not hasattr(module, part)]  # fmt: skip
+    missing = [
+        part
+        for part in ("NAME", "SUMMARY", "Config", "PRESETS", "cells", "run_cell", "effects")
+        if not hasattr(module, part)
+    ]
     if missing:
         raise TypeError(f"[load] expected {path} to define a study, got no {', '.join(missing)}")
     if STUDIES.setdefault(module.NAME, path) != path:

@@ -26,7 +26,13 @@ MAIN_EFFECTS = 24  # rows of effects on the terminal; all are in effects.json an
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what a command line asks for and return its exit status (`command.USAGE`)."""
+    """Do what a command line asks for.
+
+    Example: ``main(["run", "data_overlap", "--preset", "smoke"]) == 0``.
+
+    Parameters: ``arguments``, the words after the program's name; None: those of this process.
+    Returns: the exit status, see `command.USAGE`.
+    """
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
         request = parse(words)
@@ -102,8 +108,9 @@ def _sweep(run: RunDirectory, workers: int) -> int:
     print(f"{len(cells)} cells on {workers} workers x {run.manifest['threads']} threads in {run.path}", flush=True)
     progress, close = _progress()
     try:
-        execute(run, cells, runners, workers=workers, threads=run.manifest["threads"], progress=progress,
-                estimate=_estimate)  # fmt: skip
+        execute(
+            run, cells, runners, workers=workers, threads=run.manifest["threads"], progress=progress, estimate=_estimate
+        )
     except KeyboardInterrupt:
         close()
         done = sum(run.has(cell.key) for cell in cells)
@@ -134,8 +141,11 @@ def _publish(run: RunDirectory) -> int:
         print(f"{_ending(failure)} {failure['key']}  {failure['reason']}", file=sys.stderr)
     if failures:
         where = shlex.quote(str(run.path))
-        print(f"{len(failures)} failed or skipped: `{PROGRAM} show {where} KEY` says why, "
-              f"`{PROGRAM} retry-failed {where}` does them again", file=sys.stderr)  # fmt: skip
+        print(
+            f"{len(failures)} failed or skipped: `{PROGRAM} show {where} KEY` says why, "
+            f"`{PROGRAM} retry-failed {where}` does them again",
+            file=sys.stderr,
+        )
     if page is not None:
         print(f"page: {page.resolve()}")
     unfinished = any(not run.has(entry["key"]) for entry in run.cells() or ())
@@ -319,8 +329,15 @@ def _effects_table(effects: Sequence[Mapping[str, Any]]) -> Table:
     main_effects = [effect for effect in effects if not str(effect["factor"]).startswith("within:")]
     for effect in main_effects[:MAIN_EFFECTS]:
         interval = f"{_number(effect.get('low'))} .. {_number(effect.get('high'))}"
-        table.add_row(str(effect["study"]), str(effect["outcome"]), str(effect["factor"]), _number(effect["estimate"]),
-                      interval, _number(effect.get("p")), str(effect.get("n_seeds", "")))  # fmt: skip
+        table.add_row(
+            str(effect["study"]),
+            str(effect["outcome"]),
+            str(effect["factor"]),
+            _number(effect["estimate"]),
+            interval,
+            _number(effect.get("p")),
+            str(effect.get("n_seeds", "")),
+        )
     if len(effects) > table.row_count:
         table.caption = f"{len(effects) - table.row_count} more in effects.json"
     return table
@@ -344,8 +361,13 @@ def _progress() -> tuple[Callable[[Update], None], Callable[[], None]]:
         return _print_line, lambda: None
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    bar = Progress(BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[left]} left"),
-                   TextColumn("{task.description}"))  # fmt: skip
+    bar = Progress(
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]} left"),
+        TextColumn("{task.description}"),
+    )
     task = bar.add_task("", total=None, left="unknown")
 
     def update(state: Update) -> None:

@@ -75,6 +75,8 @@ def parse(arguments: Sequence[str]) -> Request:
 
     Example: ``parse(["run", "data_overlap", "--alpha", "0", "0.5", "1"]).overrides == {"alpha": (0.0, 0.5, 1.0)}``.
 
+    Parameters: ``arguments``, the words; none at all ask for the default run.
+    Returns: the request.
     Raises: RunError, one line, for an unknown command, study, preset or flag, or a value of the wrong kind.
     """
     if not arguments:
@@ -207,6 +209,10 @@ def _count(text: str) -> int:
 def configurations(request: Request) -> dict[str, Any]:
     """The Config of every study of the request: its preset with the flags put in.
 
+    Example: ``configurations(parse(["run", "data_overlap", "--seeds", "2"]))["data_overlap"].seeds == 2``.
+
+    Parameters: ``request``, of "run" or "plan".
+    Returns: a Config by study.
     Raises: RunError for a preset that a study does not have, or values that its Config refuses.
     """
     configs = {}
@@ -222,7 +228,14 @@ def configurations(request: Request) -> dict[str, Any]:
 
 
 def restore(name: str, values: Mapping[str, Any]) -> Any:
-    """A study's Config from the values that a manifest holds."""
+    """A study's Config from the values that a manifest holds.
+
+    Example: ``restore("data_overlap", run.manifest["configs"]["data_overlap"])``.
+
+    Parameters: ``name`` of the study; ``values`` by field, lists for tuples.
+    Returns: the Config.
+    Raises: RunError for values that the Config of this version refuses.
+    """
     fields = {key: tuple(item) if isinstance(item, list) else item for key, item in values.items()}
     try:
         return load(name).Config(**fields)
@@ -234,6 +247,9 @@ def machine_share(cells: int, workers: int | None, threads: int | None) -> tuple
     """Workers and threads that fill the machine: one-thread workers first, as many as cells and memory allow.
 
     Example: on two cores ``machine_share(84, None, None) == (2, 1)`` and ``machine_share(1, None, None) == (1, 2)``.
+
+    Parameters: ``cells``, how many there are; ``workers`` and ``threads`` as the user wants them, None: to be chosen.
+    Returns: (worker processes, threads of each).
     """
     cores = available_cores()
     if workers is None:
@@ -243,7 +259,10 @@ def machine_share(cells: int, workers: int | None, threads: int | None) -> tuple
 
 
 def available_cores() -> int:
-    """CPU cores this process may use, by its affinity and its container's quota."""
+    """CPU cores this process may use, by its affinity and its container's quota.
+
+    Example: ``available_cores() == 2`` in a container with two. Returns: at least 1.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()

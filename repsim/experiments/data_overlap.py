@@ -20,9 +20,15 @@ SUMMARY = "digit classifiers whose training images overlap by alpha, at constant
 class Config(PairConfig):
     """The study of shared data."""
 
-    alpha: tuple[float, ...] = field(default=(0.0, 0.25, 0.5, 0.75, 1.0), metadata={"help": "shared part of the training images"})
-    seeds: int = field(default=8, metadata={"help": "independent repetitions; each draws its own split, weights and order"})
-    images: int = field(default=600, metadata={"help": "training images of each model; two disjoint sets must fit into 1 297"})
+    alpha: tuple[float, ...] = field(
+        default=(0.0, 0.25, 0.5, 0.75, 1.0), metadata={"help": "shared part of the training images"}
+    )
+    seeds: int = field(
+        default=8, metadata={"help": "independent repetitions; each draws its own split, weights and order"}
+    )
+    images: int = field(
+        default=600, metadata={"help": "training images of each model; two disjoint sets must fit into 1 297"}
+    )
     pixels: int = field(default=16, metadata={"help": "side of the images; the scans have 8"})
     epochs: int = field(default=24, metadata={"help": "passes over the training images"})
     # Attacks of 8/255 and less hardly move a net that reads clean digits: two larger radii show the curve's rise.
@@ -34,8 +40,8 @@ class Config(PairConfig):
 PRESETS = {
     "smoke": Config(alpha=(0.0, 1.0), seeds=2, images=200, epochs=8, probe=200, permutations=10, attack_images=40),
     "quick": Config(),
-    "paper": Config(alpha=tuple(step / 10 for step in range(11)), seeds=20, model="resnet20", epochs=60, permutations=1000,
-                    attack_images=500, attack_steps=10),
+    "paper": Config(alpha=tuple(step / 10 for step in range(11)), seeds=20, model="resnet20", epochs=60,
+                    permutations=1000, attack_images=500, attack_steps=10),
 }  # fmt: skip
 
 
@@ -51,8 +57,14 @@ def cells(config: Config) -> list[Cell]:
         made += [first, third]
         for alpha in config.alpha:
             second = model(SECOND, alpha)
-            made += [second, pairs.pair_cell(NAME, config, HANDWRITING, first, second, seed=seed, role="pair", alpha=alpha)]
-        made += [pairs.pair_cell(NAME, config, HANDWRITING, first, third, seed=seed, role=role) for role in ("ceiling", "floor")]
+            made += [
+                second,
+                pairs.pair_cell(NAME, config, HANDWRITING, first, second, seed=seed, role="pair", alpha=alpha),
+            ]
+        made += [
+            pairs.pair_cell(NAME, config, HANDWRITING, first, third, seed=seed, role=role)
+            for role in ("ceiling", "floor")
+        ]
     return made
 
 

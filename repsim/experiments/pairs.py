@@ -1,8 +1,8 @@
 """Two image classifiers of one recipe: described, trained, compared, attacked. What the vision studies share.
 
-A model is described by its data, its split, its task and its training, with a hash of the positions and pixels it sees: the same
-description is the same key, so that a model two studies ask for is trained once. A pair holds the keys of its two models, the probe
-images, which never depend on any overlap, and what is measured on them.
+A model is described by its data, its split, its task and its training, with a hash of the positions and pixels it
+sees: the same description is the same key, so that a model two studies ask for is trained once. A pair holds the keys
+of its two models, the probe images, which never depend on any overlap, and what is measured on them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ MEASURES = ("cka", "cka_rbf", "mutual_knn", "cknna")
 TRANSFER = "transfer_auc"
 HANDWRITING, SYNTHETIC = "handwriting", "color_shape_digit"
 
-# Every model of a seed starts from weights and an order of its own: the roles below, never the overlap, tell them apart.
+# Every model of a seed starts from weights and an order of its own: the roles below, never the overlap, tell them
+# apart.
 _MODELS_PER_SEED = 3
 FIRST, SECOND, THIRD = range(_MODELS_PER_SEED)
 
@@ -37,10 +38,14 @@ FIRST, SECOND, THIRD = range(_MODELS_PER_SEED)
 class PairConfig:
     """What every study of pairs of image classifiers has to choose."""
 
-    seeds: int = field(default=4, metadata={"help": "independent repetitions; each draws its own split, weights and order"})
+    seeds: int = field(
+        default=4, metadata={"help": "independent repetitions; each draws its own split, weights and order"}
+    )
     images: int = field(default=6000, metadata={"help": "training images of each model"})
     pixels: int = field(default=28, metadata={"help": "side of the images"})
-    model: str = field(default="cnn", metadata={"help": "cnn, resnet8, resnet20, vit, or a transformers checkpoint or hub id"})
+    model: str = field(
+        default="cnn", metadata={"help": "cnn, resnet8, resnet20, vit, or a transformers checkpoint or hub id"}
+    )
     width: int = field(default=16, metadata={"help": "channels of the first stage"})
     epochs: int = field(default=5, metadata={"help": "passes over the training images"})
     batch_size: int = field(default=128, metadata={"help": "images per step"})
@@ -51,7 +56,9 @@ class PairConfig:
     permutations: int = field(default=50, metadata={"help": "relabellings for the null of CKNNA"})
     attack_images: int = field(default=160, metadata={"help": "probe images that are attacked"})
     attack_steps: int = field(default=3, metadata={"help": "steps of MI-FGSM"})
-    epsilons: tuple[float, ...] = field(default=(1.0, 2.0, 4.0, 8.0, 16.0), metadata={"help": "L-infinity radii in 1/255"})
+    epsilons: tuple[float, ...] = field(
+        default=(1.0, 2.0, 4.0, 8.0, 16.0), metadata={"help": "L-infinity radii in 1/255"}
+    )
 
     def __post_init__(self) -> None:
         for name in ("seeds", "images", "probe", "k", "attack_images", "attack_steps"):
@@ -60,7 +67,9 @@ class PairConfig:
         if self.permutations < 2:
             raise ValueError(f"expected permutations of at least 2, got {self.permutations}")
         if self.attack_images > self.probe:
-            raise ValueError(f"expected attack_images of at most the {self.probe} probe images, got {self.attack_images}")
+            raise ValueError(
+                f"expected attack_images of at most the {self.probe} probe images, got {self.attack_images}"
+            )
         if not self.k < self.probe:
             raise ValueError(f"expected k below the {self.probe} probe images, got {self.k}")
         for epsilon in self.epsilons:
@@ -73,7 +82,7 @@ class PairConfig:
 
 @functools.lru_cache(maxsize=2)
 def pool(name: str, pixels: int, images: int, probe_images: int) -> LabelledImages:
-    """All images that models of one study may be trained on: ``handwriting`` less its probe, or the first of ColorShapeDigit."""
+    """All images that models may be trained on: ``handwriting`` less its probe, or the first of ColorShapeDigit."""
     from repsim.data.color_shape_digit import ColorShapeDigit
     from repsim.data.images import handwriting
 
@@ -141,7 +150,7 @@ def model_cell(
         size = 2 * combinations * math.ceil(config.images / combinations)
     data = {"name": name, "pixels": config.pixels, "pool": size, "probe": config.probe if name == HANDWRITING else 0}
     # At alpha = 1 the images are the first model's, whatever the design: such models are shared between studies.
-    split = {"seed": seed, "model": ("first", "second", "third")[role], "images": config.images}
+    split: dict[str, Any] = {"seed": seed, "model": ("first", "second", "third")[role], "images": config.images}
     split |= {"alpha": float(alpha)} if alpha < 1 else {}
     positions, _ = _positions(data, split)
     own = _MODELS_PER_SEED * seed + role
@@ -236,7 +245,9 @@ def _compare(cell: Cell, run: RunDirectory) -> dict[str, Any]:
     trained = params["role"] != "floor"
     if trained:
         records = [run.read(params[side]) for side in ("first", "second")]
-        models = [_load(record, run.model_path(record["key"]), images) for record, images in zip(records, sides, strict=True)]
+        models = [
+            _load(record, run.model_path(record["key"]), images) for record, images in zip(records, sides, strict=True)
+        ]
     else:
         models = [
             vision.build(vision.VisionConfig(**described["training"]), images.classes, described["data"]["pixels"])
@@ -245,7 +256,9 @@ def _compare(cell: Cell, run: RunDirectory) -> dict[str, Any]:
     layers = [vision.representation_layers(model) for model in models]
     activations = [capture(model, shown.images, names) for model, names in zip(models, layers, strict=True)]
     asked = params["compare"]
-    table = compare(*activations, measures=asked["measures"], k=asked["k"], permutations=asked["permutations"], seed=params["seed"])
+    table = compare(
+        *activations, measures=asked["measures"], k=asked["k"], permutations=asked["permutations"], seed=params["seed"]
+    )
     result: dict[str, Any] = {
         "layers_first": list(layers[0]),
         "layers_second": list(layers[1]),
@@ -277,7 +290,7 @@ def _compare(cell: Cell, run: RunDirectory) -> dict[str, Any]:
 
 def _transfer(models: Sequence[Any], sides: Sequence[LabelledImages], params: Mapping[str, Any]) -> dict[str, Any]:
     """Attacks on each model tried on the other, and their mean excess over random signs of the same size."""
-    from repsim.attacks.gradient import transfer_curve
+    from repsim.attacks.transfer import transfer_curve
 
     asked = params["attack"]
     few = [side.take(np.arange(asked["images"])) for side in sides]
@@ -306,10 +319,12 @@ def _show(cell: Cell, run: RunDirectory) -> dict[str, Any]:
     shown = probe(name, pixels, count)
     if name == SYNTHETIC:
         captions: Sequence[str] = ColorShapeDigit(size=pixels, length=count, source="test").captions(np.arange(count))
-        caption = "ColorShapeDigit: a colour, a drawn shape, a real handwritten digit; images of the probe, seen by no model in training"
+        caption = (
+            "ColorShapeDigit: a colour, a drawn shape, a real handwritten digit. Probe images, seen by no model before"
+        )
     else:
         captions = [str(label) for label in shown.labels[:, 0]]
-        caption = "Handwritten digits (scikit-learn's load_digits); images of the probe, seen by no model in training"
+        caption = "Handwritten digits (scikit-learn's load_digits). Probe images, seen by no model before"
     picture = io.BytesIO()
     contact_sheet(shown.images, scale=2 if pixels > 20 else 3, captions=captions).save(picture, format="png")
     artifact = f"{cell.study}-images.png"
@@ -382,10 +397,9 @@ def effects_of(
                 levels[factor][kept], seeds[kept], stratum,
             )  # fmt: skip
         if len(factors) == 2:
-            first, second = (level[kept] for level in levels.values())
-            found += _tried(
-                study, name, "interaction", "per unit of both", statistics.interaction, first, second, y[kept], seeds[kept]
-            )
+            whole = kept & _with_every_cell(seeds, list(levels.values()), kept)
+            columns = [*(level[whole] for level in levels.values()), y[whole], seeds[whole]]
+            found += _tried(study, name, "interaction", "per unit of both", statistics.interaction, *columns)
     transfer = np.array([outcome(pair, TRANSFER) for pair in pairs])
     kept = np.isfinite(transfer)
     stratum = np.stack([level[kept] for level in levels.values()], axis=1)
@@ -400,6 +414,13 @@ def effects_of(
     return statistics.adjust(found)
 
 
+def _with_every_cell(seeds: np.ndarray, levels: list[np.ndarray], kept: np.ndarray) -> np.ndarray:
+    """Pairs of the seeds that lack no cell of the design: with one missing, an interaction is not its own."""
+    cells = np.unique(np.stack(levels, axis=1), axis=0, return_inverse=True)[1].ravel()
+    whole = [seed for seed in np.unique(seeds) if len(set(cells[kept & (seeds == seed)])) == cells.max() + 1]
+    return np.isin(seeds, whole)
+
+
 def _tried(
     study: str, name: str, factor: str, unit: str, estimator: Callable[..., Any], *columns: Any
 ) -> list[dict[str, Any]]:
@@ -408,7 +429,9 @@ def _tried(
         estimate = estimator(*columns)
     except ValueError as error:
         nan = float("nan")
-        estimate = statistics.Estimate(nan, nan, nan, nan, len(columns[0]), len(set(np.asarray(columns[-1]).flat)), str(error))
+        estimate = statistics.Estimate(
+            nan, nan, nan, nan, len(columns[0]), len(set(np.asarray(columns[-1]).flat)), str(error)
+        )
     return [statistics.effect(study, name, factor, estimate, unit=unit)]
 
 

@@ -61,12 +61,18 @@ class Cell:
         return " ".join([self.study, self.kind, *short[:6]])
 
     def to_json(self) -> dict[str, Any]:
-        """The cell as ``cells.json`` holds it."""
+        """The cell as ``cells.json`` holds it.
+
+        Example: ``cell.to_json()["key"] == cell.key``. Returns: key, study, kind, params and needs.
+        """
         return {"key": self.key, "study": self.study, "kind": self.kind, "params": self.params, "needs": self.needs}
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> Cell:
-        """The cell of an entry of ``cells.json``."""
+        """The cell of an entry of ``cells.json``.
+
+        Example: ``Cell.from_json(cell.to_json()) == cell``. Parameters: ``entry``. Returns: the cell.
+        """
         return cls(entry["study"], entry["kind"], entry["params"], tuple(entry["needs"]))
 
 
@@ -106,24 +112,36 @@ class Forecast:
         self._done: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0.0, 0.0])
 
     def add(self, cell: Cell, estimate: float | None) -> None:
-        """Expect a cell; ``estimate`` in seconds, None for a study that gives none."""
+        """Expect a cell.
+
+        Example: ``forecast.add(cell, 20.0)``.
+
+        Parameters: ``cell``; ``estimate`` in seconds, None for a study that gives none.
+        """
         self._known[cell.key] = estimate is not None
         self._cost[cell.key] = 1.0 if estimate is None else estimate
         self._pending[cell.study, cell.kind] += self._cost[cell.key]
 
     def finish(self, cell: Cell, seconds: float) -> None:
-        """A cell took so long."""
+        """A cell has ended.
+
+        Example: ``forecast.finish(cell, 14.2)``. Parameters: ``cell``, one that was added; ``seconds`` it took.
+        """
         self.drop(cell)
         sums = self._done[cell.study, cell.kind]
         sums[0] += self._cost[cell.key]
         sums[1] += seconds
 
     def drop(self, cell: Cell) -> None:
-        """A cell will not run."""
+        """A cell will not run. Example: ``forecast.drop(cell)``. Parameters: ``cell``, one that was added."""
         self._pending[cell.study, cell.kind] -= self._cost[cell.key]
 
     def left(self, workers: int) -> float | None:
-        """Seconds left with so many workers; None without any estimate and any finished cell."""
+        """The time left.
+
+        Example: ``forecast.left(2)``. Parameters: ``workers`` that share the cells.
+        Returns: seconds; None without any estimate and any finished cell.
+        """
         cost, seconds = (sum(sums[part] for sums in self._done.values()) for part in (0, 1))
         if cost > 0:
             overall = seconds / cost

@@ -70,7 +70,7 @@ class Worker:
         self.alive = True
         self._since = 0.0
         # Prints and warnings of a cell would tear the progress bar; they matter when the process dies of a signal.
-        self._output = tempfile.TemporaryFile()
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 (closed by kill)
         arguments = {
             "path": [entry or os.getcwd() for entry in sys.path],
             "descriptor": theirs.fileno(),
@@ -92,7 +92,12 @@ class Worker:
             )
 
     def assign(self, cell: Cell) -> bool:
-        """Give the worker a cell; False when it died while it had nothing to do."""
+        """Give the worker a cell.
+
+        Example: ``worker.assign(cell)``.
+
+        Parameters: ``cell``. Returns: False when the process died while it had nothing to do.
+        """
         os.ftruncate(self._output.fileno(), 0)
         self._output.seek(0)  # the offset is the child's, too
         self._since = time.monotonic()
@@ -105,7 +110,12 @@ class Worker:
         return True
 
     def collect(self) -> Outcome:
-        """How the assigned cell ended; waits for it. A worker that died with it takes no other: `assign` is False."""
+        """Wait for the assigned cell to end. A worker that died with it takes no other: `assign` is False.
+
+        Example: ``worker.collect().state == "finished"``.
+
+        Returns: how it ended. Raises: ValueError when no cell is assigned.
+        """
         cell, self.cell = self.cell, None
         if cell is None:
             raise ValueError("[Worker.collect] expected an assigned cell, got none")
@@ -126,7 +136,10 @@ class Worker:
         return f"{output.rstrip()}\n{ending}".lstrip()
 
     def kill(self) -> None:
-        """End the process now; nothing it wrote so far is half-written under a final name."""
+        """End the process now; nothing it wrote so far is half-written under a final name.
+
+        Example: ``worker.kill()``.
+        """
         self._process.kill()
         self._process.wait()
         self.pipe.close()
@@ -134,7 +147,13 @@ class Worker:
 
 
 def serve(descriptor: int, parent: int, run: str, runners: Mapping[str, str]) -> None:
-    """The worker's side: take cells from the pipe until it closes. Called in the worker process only."""
+    """The worker's side: take cells from the pipe until it closes. Called in the worker process only.
+
+    Example: the last line of START.
+
+    Parameters: ``descriptor`` of the pipe; ``parent``, the process to die with; ``run``, the directory; ``runners``, as
+    in `Worker`.
+    """
     die_with(parent)
     import faulthandler
 
@@ -151,7 +170,12 @@ def serve(descriptor: int, parent: int, run: str, runners: Mapping[str, str]) ->
 
 
 def do(cell: Cell, run: str, runners: Mapping[str, str]) -> tuple[str, str]:
-    """Run a cell's function; the state and text of its `Outcome`. No exception leaves it."""
+    """Run a cell's function; no exception leaves it.
+
+    Example: ``do(cell, "runs/one", {"mine": "mypackage.mine:run_cell"})[0] == "finished"``.
+
+    Parameters: as in `serve`. Returns: the state and text of its `Outcome`.
+    """
     try:
         module, function = runners[cell.study].split(":")
         run_cell = getattr(importlib.import_module(module), function)
@@ -173,7 +197,10 @@ def _full_storage(error: BaseException | None) -> OSError | None:
 
 
 def die_with(parent: int) -> None:
-    """Arrange that this process ends when its parent does, whatever way that is."""
+    """Arrange that this process ends when its parent does, whatever way that is.
+
+    Example: ``die_with(os.getppid())``. Parameters: ``parent``, its process number.
+    """
     if sys.platform == "linux":
         # The kernel's promise holds even while native code keeps the interpreter busy.
         ctypes.CDLL(None, use_errno=True).prctl(KILL_WITH_PARENT, signal.SIGKILL)
