@@ -52,13 +52,24 @@ class Panel:
 
 
 def level_color(study: Study, level: float) -> str:
-    """The placeholder of a level's colour: the levels in order along one ramp."""
+    """The placeholder of a level's colour: the levels in order along one ramp.
+
+    Example: `css(level_color(study, 0.5))`.
+
+    Parameters: study; level, one of `study.levels(study.hue)`. Returns: a colour for `css`.
+    """
     levels = study.levels(study.hue)
     return _ramp(round((RAMP - 1) * levels.index(level) / max(1, len(levels) - 1)))
 
 
 def similarity(study: Study, measure: str) -> Panel | None:
-    """One measure against overlap: every pair, means with 95 % intervals over seeds, ceiling, floor and null."""
+    """One measure against overlap: every pair, means with 95 % intervals over seeds, ceiling, floor and null.
+
+    Example: `similarity(study, "cka").svg`.
+
+    Parameters: study; measure, one of `study.measures` or "transfer_auc".
+    Returns: the panel, None with nothing to draw.
+    """
     found = values_of(study.pairs, measure)
     if not found or not study.along:
         return None
@@ -118,7 +129,12 @@ def similarity(study: Study, measure: str) -> Panel | None:
 
 
 def scatter(study: Study, measure: str) -> Panel | None:
-    """Transfer against similarity, one mark for each pair: colour for overlap, shape for a factorial's other factor."""
+    """Transfer against similarity, one mark for each pair: colour for overlap, shape for a factorial's other factor.
+
+    Example: `scatter(study, "mutual_knn").svg`.
+
+    Parameters: study; measure, one of `study.measures`. Returns: the panel, None with nothing to draw.
+    """
     points = [
         (r, a, b)
         for r in study.pairs
@@ -150,7 +166,13 @@ def scatter(study: Study, measure: str) -> Panel | None:
 
 
 def transfer(study: Study, level: float | None = None) -> Panel | None:
-    """Joint success over epsilon for every colour level, beside random signs as large; `level` fixes `along`."""
+    """Joint success over epsilon for every colour level, beside random signs as large.
+
+    Example: `transfer(study, 0.5).svg` of a factorial.
+
+    Parameters: study; level, where `study.along` is held, None for everywhere.
+    Returns: the panel, None with nothing to draw.
+    """
     figure, axes = _canvas(2.6)
     figure.subplots_adjust(left=0.15, right=0.97, bottom=0.16, top=0.96)
     said, ticks = [], set()
@@ -208,7 +230,12 @@ def transfer(study: Study, level: float | None = None) -> Panel | None:
 
 
 def heatmaps(study: Study, measure: str = "cka") -> tuple[list[Panel], tuple[float, float]]:
-    """Layer by layer, the mean over seeds: a panel for the floor, each overlap and the ceiling; the scale's ends."""
+    """Layer by layer, the mean over seeds: a panel for the floor, each overlap and the ceiling.
+
+    Example: `panels, (low, high) = heatmaps(study, "cka")`.
+
+    Parameters: study; measure, one of `study.measures`. Returns: the panels, and the ends of the scale they share.
+    """
     groups: list[tuple[str, Sequence[Mapping[str, Any]]]] = [("untrained (floor)", study.floor)]
     for level in study.levels(study.along):
         for line in study.levels(study.hue) if study.factorial else [None]:
@@ -228,7 +255,13 @@ def heatmaps(study: Study, measure: str = "cka") -> tuple[list[Panel], tuple[flo
 
 
 def forest(study: str, title: str, effects: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> Panel | None:
-    """Estimates with intervals, each label above its own line; the mark is filled where the interval excludes 0."""
+    """Estimates with intervals, each label above its own line; the mark is filled where the interval excludes 0.
+
+    Example: `forest("data_overlap", "Slopes", effects, ["CKA on data overlap"]).svg` with one effect.
+
+    Parameters: study, its name; title of the panel; effects [n], rows of effects.json; labels [n].
+    Returns: the panel, None with nothing to draw.
+    """
     rows = [(label, e) for label, e in zip(labels, effects, strict=True) if isinstance(e.get("estimate"), (int, float))]
     if not rows:
         return None
@@ -401,12 +434,18 @@ def _names(layers: list[str], count: int) -> list[str]:
 
 
 def plain(text: str) -> str:
-    """The text with its dollars kept as dollars: matplotlib would read what is between two as mathematics."""
+    """The text with its dollars kept as dollars: matplotlib would read what is between two as mathematics.
+
+    Example: `axes.set_xlabel(plain("$loss$"))`. Parameters: text. Returns: text for matplotlib.
+    """
     return text.replace("$", r"\$")
 
 
 def css(color: str) -> str:
-    """The CSS variable behind a placeholder colour."""
+    """The CSS variable behind a placeholder colour.
+
+    Example: `css(INK)` is "var(--ink)". Parameters: color, one of this module's. Returns: a CSS value.
+    """
     kind, step = color[:5], int(color[5:], 16)
     return (
         f"var(--{_VARIABLES[color]})"

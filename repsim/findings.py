@@ -1,6 +1,6 @@
 """What the records and the effects of a run say: pairs by role, values, and sentences with how sure they are."""
 
-# ruff: noqa: RUF001 (a page for readers has real dashes, minus signs and crosses)
+# ruff: noqa: RUF001, RUF002 (a page for readers has real dashes, minus signs and crosses)
 from __future__ import annotations
 
 import math
@@ -41,17 +41,34 @@ class Study:
 
     @property
     def factorial(self) -> bool:
+        """Whether two factors were crossed: one along the axis, the other one in colour."""
         return self.along != self.hue
 
     def levels(self, factor: str | None) -> list[float]:
+        """The values that a factor takes over the pairs.
+
+        Example: `study.levels("alpha")` is `[0.0, 0.5, 1.0]`.
+
+        Parameters: factor, None for none. Returns: sorted, each once.
+        """
         return sorted({record["params"][factor] for record in self.pairs}) if factor else []
 
     def at(self, **levels: Any) -> list[Record]:
+        """The pairs at given levels.
+
+        Example: `study.at(alpha=0.5, shared=1)`. Parameters: a level for each factor named. Returns: their records.
+        """
         return [r for r in self.pairs if all(r["params"].get(name) == value for name, value in levels.items())]
 
 
 def study_of(name: str, records: Sequence[Record]) -> Study:
-    """Sort one study's pair records into roles and find its factors: what takes several values, data before task."""
+    """Sort one study's pair records into roles and find its factors: what takes several values, data before task.
+
+    Example: `study_of("data_overlap", run.records()).along` is `"alpha"`.
+
+    Parameters: name of the study; records, those of other studies and kinds are passed over.
+    Returns: the Study; empty where there are no such records.
+    """
     roles: dict[str, list[Record]] = {"pair": [], "ceiling": [], "floor": [], "unlearned": []}
     measures: list[str] = []
     for record in records:
@@ -69,13 +86,25 @@ def study_of(name: str, records: Sequence[Record]) -> Study:
     order = [m for m in LABELS if m in measures] + [m for m in measures if m not in LABELS]
     groups = {role: tuple(sorted(found, key=lambda r: str(r.get("key")))) for role, found in roles.items()}
     return Study(
-        name, groups["pair"], groups["ceiling"], groups["floor"], groups["unlearned"],
-        factors[0] if factors else None, factors[-1] if factors else None, tuple(order),
-    )  # fmt: skip
+        name,
+        groups["pair"],
+        groups["ceiling"],
+        groups["floor"],
+        groups["unlearned"],
+        factors[0] if factors else None,
+        factors[-1] if factors else None,
+        tuple(order),
+    )
 
 
 def last(record: Record, measure: str) -> float | None:
-    """The measure at both last layers, or the transfer score; None where the record has none or it is not finite."""
+    """One measure at both last layers, or the transfer score.
+
+    Example: `last(record, "cka")` is `0.71`.
+
+    Parameters: record of a pair; measure, a name in its similarity, or "transfer_auc".
+    Returns: the value; None where the record has none or it is not finite.
+    """
     result = record.get("result") or {}
     if measure == "transfer_auc":
         return finite(result.get("transfer_auc"))
@@ -83,12 +112,22 @@ def last(record: Record, measure: str) -> float | None:
 
 
 def values_of(records: Sequence[Record], measure: str) -> list[float]:
-    """The values of one measure over records, those without one left out."""
+    """The values of one measure over records.
+
+    Example: `values_of(study.pairs, "cka")`.
+
+    Parameters: records; measure, as in `last`. Returns: one value each, records without one left out.
+    """
     return [value for record in records if (value := last(record, measure)) is not None]
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A value with the digits that a reader can use, a real minus sign, and a dash for what is missing."""
+    """A value with the digits that a reader can use, a real minus sign, and a dash for what is missing.
+
+    Example: `number(-0.0264)` is "−0.026".
+
+    Parameters: value, None for missing; digits after the point, at most 2 of them from 1 on. Returns: text.
+    """
     if value is None or not math.isfinite(value):
         return "–"
     digits = min(digits, 2) if abs(value) >= 1 else digits
@@ -97,11 +136,14 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def sentence(effect: Record) -> tuple[str, str]:
-    """What an effect says and how sure: ("clear" | "likely" | "unclear" | "unknown", sentence).
+    """What an effect says, and how sure it is.
 
     Clear: the interval excludes 0 and p, after Holm where it is known, is at most .05. Likely: the interval excludes
     0 but p is larger. Unclear: the interval includes 0. Unknown: no estimate, or no interval.
     Example: `sentence(effects[0])[1]` is "CKA rises with data overlap, by 0.026 per unit of overlap (95 % ...".
+
+    Parameters: effect, a row of effects.json.
+    Returns: ("clear" | "likely" | "unclear" | "unknown", sentence).
     """
     estimate, low, high = (finite(effect.get(name)) for name in ("estimate", "low", "high"))
     factor, _, measure = str(effect.get("factor", "")).partition(":")
@@ -151,7 +193,11 @@ def sentence(effect: Record) -> tuple[str, str]:
 
 
 def p_text(value: float | None, *, bare: bool = False) -> str:
-    """A p value as papers print it: "= .012", "< .001"; bare leaves out the sign of equality."""
+    """A p value as papers print it.
+
+    Example: `p_text(0.012)` is "= .012". Parameters: value, None for missing; bare leaves out the sign of equality.
+    Returns: text, "< .001" below that.
+    """
     if value is None:
         return "–"
     text = "<\u00a0.001" if value < 0.001 else f"{value:.3f}".lstrip("0") if value < 0.9995 else "1"
@@ -159,12 +205,19 @@ def p_text(value: float | None, *, bare: bool = False) -> str:
 
 
 def finite(value: Any) -> float | None:
-    """The number as float; None for what is missing, no number, or not finite."""
+    """A number that can be drawn and compared.
+
+    Example: `finite(math.nan)` is None. Parameters: value, anything.
+    Returns: it as float; None for what is missing, no number, or not finite.
+    """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         return None
     return float(value)
 
 
 def inside(label: str) -> str:
-    """A label within a sentence; acronyms keep their capitals."""
+    """A label within a sentence; acronyms keep their capitals.
+
+    Example: `inside("Mutual kNN")` is "mutual kNN". Parameters: label, of one letter or more. Returns: text.
+    """
     return label if label[:2].isupper() else label[:1].lower() + label[1:]

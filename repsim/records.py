@@ -36,7 +36,7 @@ class RunError(Exception):
     """A run cannot go on for a reason its user can remove; the message is one line."""
 
 
-class DirectoryInUse(RunError):
+class DirectoryInUseError(RunError):
     """Another process holds the run's directory."""
 
 
@@ -75,6 +75,8 @@ def plain(value: Any, where: str = "record") -> Any:
 
     Example: ``plain({"loss": np.float32("nan"), "ids": np.arange(2)}) == {"loss": None, "ids": [0, 1]}``.
 
+    Parameters: ``value``, numbers, text, arrays, lists or mappings of them; ``where``, its name in an error message.
+    Returns: the same as None, text, numbers, lists and dictionaries.
     Raises: TypeError naming the field that JSON cannot hold.
     """
     if hasattr(value, "tolist"):
@@ -91,18 +93,25 @@ def plain(value: Any, where: str = "record") -> Any:
 
 
 def without_home(text: str) -> str:
-    """The text with the user's home directory written as ``~``, so that a shared run names nobody."""
+    """The text with the user's home directory written as ``~``, so that a shared run names nobody.
+
+    Example: ``without_home("/home/ada/digits.py") == "~/digits.py"`` for the user ada.
+
+    Parameters: ``text``, anything. Returns: the text, changed where it names the directory.
+    """
     home = str(Path.home())
     return text.replace(home, "~") if len(home) > 1 else text
 
 
 def now() -> str:
-    """This moment in UTC, ISO 8601 to the second."""
+    """This moment in UTC. Returns: ISO 8601 to the second. Example: ``now() == "2025-01-31T09:30:00+00:00"``."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def environment() -> dict[str, Any]:
     """What a result may depend on besides its configuration: versions, processor, device and commit; imports nothing.
+
+    Example: ``environment()["versions"]["torch"] == "2.9.0"``.
 
     Returns: JSON values; ``commit`` and ``dirty`` are None where the package is not in a git checkout of its own.
     """
@@ -156,6 +165,9 @@ def _output(*command: str) -> str | None:
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file that is either whole under its name or not there, also after a power cut.
 
+    Example: ``write_atomic(run.path / "report.html", page.encode())``.
+
+    Parameters: ``path``, the file, in a folder that exists; ``data``, all of its bytes.
     Raises: RunError naming the file when the disk is full or the folder cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -187,7 +199,13 @@ def _read_json(path: Path) -> Any:
 
 
 class RunDirectory:
-    """A run on disk: ``with RunDirectory.create("runs/one", manifest).lock() as run: run.write_record(key, {...})``."""
+    """A run on disk.
+
+    Example: ``with RunDirectory.create("runs/one", manifest).lock() as run: run.write_record(key, {...})``.
+
+    Keys are those of `content_key`. Every method that writes raises RunError naming the file when the disk is full or
+    the folder cannot be written; every one that reads, when a file is damaged.
+    """
 
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
         self.path = path
@@ -197,7 +215,11 @@ class RunDirectory:
     def create(cls, path: str | Path, manifest: Mapping[str, Any]) -> RunDirectory:
         """Start a run in a new or empty directory.
 
-        Raises: RunError when the directory holds a run or anything else, or cannot be written; DirectoryInUse.
+        Example: ``RunDirectory.create("runs/one", {"studies": ["data_overlap"]})``.
+
+        Parameters: ``path``, the directory, made with its parents; ``manifest``, JSON values that say what the run is.
+        Returns: the run, not locked.
+        Raises: RunError when the directory holds a run or anything else, or cannot be written; DirectoryInUseError.
         """
         path = Path(path)
         try:
@@ -217,7 +239,12 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: str | Path) -> RunDirectory:
-        """Open an existing run. Raises: RunError when there is none."""
+        """Open an existing run.
+
+        Example: ``RunDirectory.open("runs/one").manifest["studies"]``.
+
+        Parameters: ``path``, the directory. Returns: the run, not locked. Raises: RunError when there is none.
+        """
         if not ((path := Path(path)) / "manifest.json").is_file():
             raise RunError(f"{path} holds no run" if path.is_dir() else f"{path} does not exist")
         return cls(path, _read_json(path / "manifest.json"))
@@ -226,7 +253,10 @@ class RunDirectory:
     def lock(self) -> Iterator[RunDirectory]:
         """Hold the directory for one writer; the system releases it whatever way the process ends.
 
-        Raises: DirectoryInUse naming the process that holds it.
+        Example: ``with run.lock(): run.merge()``.
+
+        Returns: a context that gives the run itself.
+        Raises: DirectoryInUseError naming the process that holds it.
         """
         import fcntl
 
@@ -239,7 +269,7 @@ class RunDirectory:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
-                raise DirectoryInUse(f"{self.path} is in use by process {holder}") from None
+                raise DirectoryInUseError(f"{self.path} is in use by process {holder}") from None
             except OSError as error:
                 raise RunError(f"cannot lock {self.path}: {error.strerror or error}") from error
             os.ftruncate(descriptor, 0)
@@ -257,35 +287,62 @@ class RunDirectory:
         write_atomic(self.path / name, text.encode() + b"\n")
 
     def write_cells(self, cells: Sequence[Mapping[str, Any]]) -> None:
-        """Write the list of all cells: ``{"key", "study", "studies", "kind", "params", "needs"}`` each."""
+        """Write the list of all cells, in order.
+
+        Example: ``run.write_cells([{**cell.to_json(), "studies": ["data_overlap"]}])``.
+
+        Parameters: ``cells``, ``{"key", "study", "studies", "kind", "params", "needs"}`` each.
+        """
         self._write_json("cells.json", plain(list(cells), "cells"))
 
     def cells(self) -> list[dict[str, Any]] | None:
-        """The list of all cells; None for a run that was stopped before it wrote them."""
+        """The list of all cells.
+
+        Example: ``[entry["key"] for entry in run.cells() or ()]``.
+
+        Returns: what `write_cells` was given; None for a run that was stopped before it wrote them.
+        """
         path = self.path / "cells.json"
         return _read_json(path) if path.is_file() else None
 
     def has(self, key: str) -> bool:
-        """Whether the cell is finished."""
+        """Whether the cell is finished. Example: ``run.has(cell.key)``. Parameters: ``key``. Returns: True or False."""
         return (self.path / "records" / f"{key}.json").is_file()
 
     def read(self, key: str) -> dict[str, Any]:
-        """The record of a finished cell. Raises: RunError when it is missing or damaged."""
+        """The record of a finished cell.
+
+        Example: ``run.read(key)["result"]``.
+
+        Parameters: ``key``. Returns: what `write_record` was given, with ``key`` and ``finished``.
+        Raises: RunError when it is missing or damaged.
+        """
         record: dict[str, Any] = _read_json(self.path / "records" / f"{key}.json")
         return record
 
     def write_record(self, key: str, record: Mapping[str, Any]) -> None:
-        """Store a finished cell; ``key`` and the time are added, and an earlier failure of the cell is forgotten."""
+        """Store a finished cell; ``key`` and the time are added, and an earlier failure of the cell is forgotten.
+
+        Example: ``run.write_record(key, {"study": "data_overlap", "kind": "pair", "params": {}, "result": {}})``.
+
+        Parameters: ``key``; ``record``, numbers, arrays, text, lists and mappings.
+        """
         self._write_json(f"records/{key}.json", plain({"key": key} | dict(record) | {"key": key, "finished": now()}))
         with suppress(OSError):
             (self.path / "failures" / f"{key}.json").unlink(missing_ok=True)
 
     def records(self) -> list[dict[str, Any]]:
-        """All records, ordered by key."""
+        """All records. Returns: those of the finished cells, ordered by key. Example: ``len(run.records())``."""
         return [_read_json(path) for path in sorted((self.path / "records").glob("[!.]*.json"))]
 
     def write_failure(self, key: str, traceback: str, details: Mapping[str, Any] | None = None) -> None:
-        """Keep why a cell failed. ``details`` are the cell's study, kind and params, ``skipped`` and ``reason``."""
+        """Keep why a cell failed.
+
+        Example: ``run.write_failure(key, traceback.format_exc(), {"study": "data_overlap", "kind": "pair"})``.
+
+        Parameters: ``key``; ``traceback``, text whose last line is the reason; ``details``, the cell's study, kind and
+        params, and ``skipped`` and ``reason`` where they are not False and that line.
+        """
         lines = traceback.strip().splitlines() or ["no reason was given"]
         failure = {"key": key, "skipped": False, "reason": lines[-1], **(details or {})}
         failure |= {"traceback": traceback, "finished": now()}
@@ -294,34 +351,59 @@ class RunDirectory:
         self._write_json(f"failures/{key}.json", plain(failure, "failure"))
 
     def failures(self) -> list[dict[str, Any]]:
-        """All failed and skipped cells, ordered by key: ``{"key", "skipped", "reason", "traceback", ...}``."""
+        """All failed and skipped cells. Example: ``run.failures()[0]["reason"]``.
+
+        Returns: ``{"key", "skipped", "reason", "traceback", ...}`` each, ordered by key.
+        """
         found = sorted((self.path / "failures").glob("[!.]*.json"))
         return [_read_json(path) for path in found if not self.has(path.stem)]
 
     def clear_failures(self, keys: Sequence[str] | None = None) -> None:
-        """Forget the failures of the keys, or of all cells, so that they run again."""
+        """Forget failures, so that their cells run again.
+
+        Example: ``run.clear_failures([key])``. Parameters: ``keys``, of the cells; None: of all.
+        """
         for key in [failure["key"] for failure in self.failures()] if keys is None else keys:
             (self.path / "failures" / f"{key}.json").unlink(missing_ok=True)
 
     def artifact_path(self, name: str) -> Path:
-        """Where a picture or other file of the run lies."""
+        """Where a picture or other file of the run lies.
+
+        Example: ``sheet.save(run.artifact_path("digits.png"))``.
+
+        Parameters: ``name``, of the file. Returns: its path.
+        """
         return self.path / "artifacts" / name
 
     def model_path(self, key: str) -> Path:
-        """Where the weights of the model with this key lie."""
+        """Where the weights of a model lie.
+
+        Example: ``save(model, run.model_path(key))``.
+
+        Parameters: ``key``, of the model's cell. Returns: the file's path.
+        """
         return self.path / "models" / f"{key}.safetensors"
 
     def write_effects(self, effects: Sequence[Mapping[str, Any]]) -> None:
-        """Write effects.json."""
+        """Write effects.json.
+
+        Example: ``run.write_effects(statistics.adjust(effects))``. Parameters: ``effects``, one mapping each.
+        """
         self._write_json("effects.json", plain(list(effects), "effects"))
 
     def effects(self) -> list[dict[str, Any]]:
-        """The effects, empty before they are written."""
+        """The effects.
+
+        Example: ``run.effects()[0]["estimate"]``. Returns: what `write_effects` was given; empty before.
+        """
         path = self.path / "effects.json"
         return _read_json(path) if path.is_file() else []
 
     def merge(self) -> Path:
-        """Write all records as one table, ``table.parquet`` and ``table.csv``; see `table_rows`. Returns the first."""
+        """Write all records as one table, ``table.parquet`` and ``table.csv``, with the rows of `table_rows`.
+
+        Example: ``pyarrow.parquet.read_table(run.merge())``. Returns: the path of the first.
+        """
         import pyarrow
         import pyarrow.parquet
 
@@ -357,6 +439,7 @@ def table_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
 
     Example: ``table_rows(record)[0]["value"]`` is the first measure at both models' last layers.
 
+    Parameters: ``record``, as `RunDirectory.read` gives it.
     Returns: key, study, kind, parameters, ``measure``, ``value`` and ``null`` (last layers), the corner of every
     layer-by-layer matrix (z, p, ...), the result's other numbers (a list as its mean and as ``name.0``, ``name.1``),
     and the transfer counts as ``first_to_second.8/255.joint_n``.

@@ -44,13 +44,15 @@ _RAMPS = {
         "ramp": ((0, "#ffd166"), (5, "#ff7aa2"), (10, "#a99bff")),
         "heat": ((0, "#23272e"), (8, "#33807f"), (15, "#9cf0e0")),
     },
-}  # fmt: skip
+}
 
 
 def write_report(run: RunDirectory) -> Path:
     """Write report.html into the run's directory, from what the run has on disk by now.
 
-    Example: `write_report(RunDirectory.open("repsim-runs/quick"))`. Returns: the page's path.
+    Example: `write_report(RunDirectory.open("repsim-runs/quick"))`.
+
+    Parameters: run, which should be locked. Returns: the page's path.
     Raises: RunError when a file of the run is damaged or the page cannot be written.
     """
     from repsim.records import write_atomic
@@ -71,6 +73,8 @@ def render(
     cells: Sequence[Record] | None = None,
 ) -> str:
     """The page as HTML; everything may be empty or partial, and the page says what is missing.
+
+    Example: `render(run.manifest, run.records(), run.effects(), run.failures(), {}, cells=run.cells())`.
 
     Parameters: manifest as the run wrote it; records, failures and cells as `RunDirectory` gives them; effects rows of
     effects.json; artifacts PNG bytes by file name.
@@ -314,11 +318,18 @@ def _effect_row(row: Record) -> dict[str, str]:
     grade, _ = sentence(row)
     title = TITLES.get(str(row["study"]), (str(row["study"]), ""))[0]
     low, high = finite(row.get("low")), finite(row.get("high"))
-    return {"study": title, "label": _row_label(row), "estimate": number(finite(row.get("estimate"))),
-            "interval": f"{number(low)} to {number(high)}" if low is not None and high is not None else "–",
-            "p": p_text(finite(row.get("p")), bare=True), "holm": p_text(finite(row.get("p_holm")), bare=True),
-            "n": f"{row.get('n_seeds', '–')} / {row.get('n_pairs', '–')}",
-            "grade": grade, "unit": str(row.get("unit") or ""), "method": str(row.get("method") or "")}  # fmt: skip
+    return {
+        "study": title,
+        "label": _row_label(row),
+        "estimate": number(finite(row.get("estimate"))),
+        "interval": f"{number(low)} to {number(high)}" if low is not None and high is not None else "–",
+        "p": p_text(finite(row.get("p")), bare=True),
+        "holm": p_text(finite(row.get("p_holm")), bare=True),
+        "n": f"{row.get('n_seeds', '–')} / {row.get('n_pairs', '–')}",
+        "grade": grade,
+        "unit": str(row.get("unit") or ""),
+        "method": str(row.get("method") or ""),
+    }
 
 
 def _failure(failure: Record) -> dict[str, Any]:

@@ -247,6 +247,9 @@ def effect(study: str, outcome: str, factor: str, estimate: Estimate, *, unit: s
     """One row of effects.json: an Estimate with its names, NaN written as None.
 
     Example: `effect("data_overlap", "cka", "alpha", slope(alpha, cka, seeds), unit="per unit of overlap")`.
+
+    Parameters: study, outcome, factor: what was estimated; estimate; unit of the estimate, in words.
+    Returns: names, estimate, low, high, p, n_seeds, n_pairs, method and unit.
     """
     numbers = {"estimate": estimate.value, "low": estimate.low, "high": estimate.high, "p": estimate.p}
     return {
@@ -259,8 +262,11 @@ def effect(study: str, outcome: str, factor: str, estimate: Estimate, *, unit: s
 def adjust(effects: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The same effects with `p_holm`: Holm over the measures that answer one question of one study.
 
-    A family is a study and a kind of factor: all outcomes' slopes on alpha, all correlations, all within-overlap ones.
     Example: `adjust(effects)[0]["p_holm"]`; None where p is None.
+
+    Parameters: effects, rows of `effect`. A family is a study and a kind of factor: all outcomes' slopes on alpha, all
+    correlations, all within-overlap ones.
+    Returns: copies of the rows, in their order.
     """
     rows = [dict(row) for row in effects]
     families: dict[tuple[str, str], list[int]] = {}

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from repsim import records
-from repsim.records import DirectoryInUse, RunDirectory, RunError, content_key, environment, plain, table_rows
+from repsim.records import DirectoryInUseError, RunDirectory, RunError, content_key, environment, plain, table_rows
 
 PAIR = {
     "key": "ab", "study": "toy", "kind": "pair", "params": {"seed": 1, "alpha": 0.5, "split": {"size": 10}},
@@ -162,7 +162,7 @@ def test_open_refuses_what_is_no_run_and_what_is_damaged(run, tmp_path):
     with pytest.raises(RunError, match="holds no run"):
         RunDirectory.open(tmp_path)
     (run.path / "records" / "aa.json").write_text("{")
-    with pytest.raises(RunError, match="aa.json is damaged"):
+    with pytest.raises(RunError, match=r"aa\.json is damaged"):
         run.records()
 
 
@@ -175,7 +175,7 @@ def test_only_one_writer_and_the_system_releases_a_killed_one(run):
     try:
         assert holder.stdout.readline() == "locked\n"
         (run.path / "records" / ".aa.json.17.tmp").write_text("half")
-        with pytest.raises(DirectoryInUse, match=f"run is in use by process {holder.pid}$"), run.lock():
+        with pytest.raises(DirectoryInUseError, match=f"run is in use by process {holder.pid}$"), run.lock():
             pass
         assert (run.path / "records" / ".aa.json.17.tmp").exists()
     finally:
@@ -183,7 +183,7 @@ def test_only_one_writer_and_the_system_releases_a_killed_one(run):
         holder.communicate()
     with run.lock():
         assert not (run.path / "records" / ".aa.json.17.tmp").exists()
-        with pytest.raises(DirectoryInUse, match=f"process {os.getpid()}$"), run.lock():
+        with pytest.raises(DirectoryInUseError, match=f"process {os.getpid()}$"), run.lock():
             pass
     with run.lock():
         pass

@@ -187,9 +187,12 @@ def test_correlation_of_single_pairs_is_the_exact_permutation_test() -> None:
     rng = np.random.default_rng([14])
     x, y = rng.normal(size=7), rng.normal(size=7)
     oracle = stats.permutation_test(
-        (x,), lambda v: abs(stats.pearsonr(v, y).statistic), permutation_type="pairings", n_resamples=np.inf,
+        (x,),
+        lambda v: abs(stats.pearsonr(v, y).statistic),
+        permutation_type="pairings",
+        n_resamples=np.inf,
         alternative="greater",
-    )  # fmt: skip
+    )
     assert statistics.correlation(x, y, range(7), kind="pearson").p == pytest.approx(oracle.pvalue)
 
 
@@ -300,7 +303,7 @@ def test_effect_rows_hold_no_nan_and_families_are_adjusted_apart() -> None:
         (lambda: statistics.holm([0.5, math.nan]), r"\[holm\] expected p \[n\] in \[0, 1\]"),
         (lambda: statistics.benjamini_hochberg([1.5]), r"\[benjamini_hochberg\] expected p \[n\] in \[0, 1\]"),
     ],
-)  # fmt: skip
+)
 def test_errors_say_argument_expected_and_got(call, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()

@@ -440,14 +440,26 @@ class ColorShapeDigit:
 
         Example:
             ColorShapeDigit().captions([0])     # one text such as "red star 3"
+
+        Args:
+            indices: integers [m] in [0, len(self)).
+
+        Returns:
+            One text for each.
         """
         return tuple(f"{COLORS[color]} {SHAPES[shape]} {digit}" for color, shape, digit in self.factors(indices))
 
     def pixel_hash(self, indices: Sequence[int] | np.ndarray) -> str:
-        """SHA-256 (64 hex digits) of the images' 8-bit pixels in the given order: equal where the drawing is equal.
+        """SHA-256 of the images' 8-bit pixels in the given order: equal where the drawing is equal.
 
         Example:
             ColorShapeDigit().pixel_hash(range(100))
+
+        Args:
+            indices: integers [m] in [0, len(self)).
+
+        Returns:
+            64 hexadecimal digits.
         """
         rows = index_array(indices, self.length, "ColorShapeDigit.pixel_hash", "indices")
         digest = hashlib.sha256()

@@ -102,10 +102,13 @@ class LabelledImages:
         return LabelledImages(self.images[rows], self.labels[rows], self.classes, self.attributes, self.ids[rows])
 
     def content_hash(self) -> str:
-        """SHA-256 (64 hex digits) over dtype, shape and bytes of images, labels and ids; computed once.
+        """SHA-256 over dtype, shape and bytes of images, labels and ids; computed once.
 
         Example:
             data.content_hash() == data.take(np.arange(len(data))).content_hash()    # True
+
+        Returns:
+            64 hexadecimal digits.
         """
         return self._content_hash
 
