@@ -201,8 +201,8 @@ void nearest(const nb::tuple& block_i, const nb::tuple& block_j, const std::stri
 int64_t rank_neighbours(AnyRows x, const std::string& x_dtype, AnyRows base, const std::string& base_dtype,
                         const std::string& metric, Matrix<uint64_t> keys, Vector<int32_t> counts,
                         Vector<float> thresholds, Vector<float> halves, double unit, double longest,
-                        Vector<int64_t> heavy, int64_t first, Matrix<int64_t> indices, Matrix<float> scores,
-                        int threads) {
+                        Vector<int64_t> heavy, int64_t kept, int64_t first, Matrix<int64_t> indices,
+                        Matrix<float> scores, int threads) {
   const repsim::Source rows = source(x, x_dtype), others = source(base, base_dtype);
   const int64_t k = static_cast<int64_t>(indices.shape(1));
   const repsim::Candidates candidates = candidates_of(keys, counts, thresholds, k);
@@ -213,13 +213,14 @@ int64_t rank_neighbours(AnyRows x, const std::string& x_dtype, AnyRows base, con
          "neighbours: expected [rows, k]");
   expect(first >= -1 && (first == -1 || first + rows.rows <= others.rows),
          "first: expected where x lies in the base, or -1");
+  expect(kept >= k && kept < candidates.capacity, "kept: expected at least k, and less than the candidates' room");
   expect(k <= others.rows - (first >= 0), "indices: expected k of at most the rows there are");
   for (size_t i = 0; i < counts.shape(0); ++i)
     expect(counts(i) >= k && counts(i) <= candidates.capacity, "candidates: expected at least k in every row");
   for (size_t i = 0; i < heavy.shape(0); ++i)
     expect(heavy(i) >= 0 && heavy(i) < others.rows, "heavy: expected rows of the base");
-  const repsim::Certificate certificate{halves.data(), unit, longest, heavy.data(),
-                                        static_cast<int64_t>(heavy.shape(0))};
+  const repsim::Certificate certificate{
+      halves.data(), unit, longest, heavy.data(), static_cast<int64_t>(heavy.shape(0)), kept};
   const repsim::Metric kind = metric_of(metric);
   nb::gil_scoped_release release;
   return repsim::rank_neighbours(rows, others, kind, k, candidates, certificate, first, indices.data(), scores.data(),
@@ -246,7 +247,8 @@ NB_MODULE(_core, m) {
         "keys"_a.noconvert(), "counts"_a.noconvert(), "thresholds"_a.noconvert(), "threads"_a);
   m.def("rank_neighbours", &rank_neighbours, "x"_a, "x_dtype"_a, "base"_a, "base_dtype"_a, "metric"_a,
         "keys"_a.noconvert(), "counts"_a.noconvert(), "thresholds"_a.noconvert(), "halves"_a.noconvert(), "unit"_a,
-        "longest"_a, "heavy"_a.noconvert(), "first"_a, "indices"_a.noconvert(), "scores"_a.noconvert(), "threads"_a);
+        "longest"_a, "heavy"_a.noconvert(), "kept"_a, "first"_a, "indices"_a.noconvert(), "scores"_a.noconvert(),
+        "threads"_a);
 
   // Without CUDA these two say so, whatever they are given; cuda/ brings their typed arguments with it.
   m.def("cuda_kernel_sums", [](const nb::args&) {

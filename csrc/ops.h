@@ -95,14 +95,15 @@ struct Certificate {
   double longest;        // inner product: the largest packed norm in the base but for `heavy`
   const int64_t* heavy;  // inner product: rows of the base that are candidates of every row
   int64_t heavy_count;
+  int64_t kept;  // the k that `nearest` was given: at least the k that is asked for now
 };
 
 // The k best rows of the base for every row of x by their float64 scores: cosine, inner product, or minus the Euclidean
-// distance; ties to the lower index. All candidates are scored in float64. A row is decided when its k-th best lies
-// above its threshold by more than float32 can have erred on any row that was turned away; the other rows are scored in
-// float64 against the whole base. `first` is the number of x's first row in the base, which is left out of its own
+// distance; ties to the lower index. The `kept` best candidates are scored in float64. A row is decided when its k-th
+// best lies above all that was turned away by more than float32 can have erred; the other rows are scored in float64
+// against the whole base. `first` is the number of x's first row in the base, which is left out of its own
 // list, or -1. Returns how many rows were not decided. Throws std::range_error where a score leaves the range of
-// float64. Cost: 2 rows capacity depth flop, and 2 base.rows depth for each row not decided.
+// float64. Cost: 2 rows kept depth flop, and 2 base.rows depth for each row not decided.
 int64_t rank_neighbours(const Source& x, const Source& base, Metric metric, int64_t k, const Candidates& candidates,
                         const Certificate& certificate, int64_t first, int64_t* indices /* [rows, k] */,
                         float* scores /* [rows, k] */, int threads);

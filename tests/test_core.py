@@ -109,6 +109,7 @@ def rank(
     *,
     base: np.ndarray | None = None,
     heavy: tuple[int, ...] = (),
+    kept: int | None = None,
     threads: int = 1,
 ) -> int:
     """rank_neighbours for rows that were packed as they are; returns how many rows were scanned."""
@@ -118,7 +119,7 @@ def rank(
         longest = float(np.sqrt((other.astype(np.float64) ** 2).sum(axis=1).max()))
     return _core.rank_neighbours(
         x, x.dtype.name, other, other.dtype.name, metric, keys, counts, thresholds, halves, 1.0, longest,
-        np.array(heavy, np.int64), 0 if base is None else -1, indices, scores, threads,
+        np.array(heavy, np.int64), kept or indices.shape[1], 0 if base is None else -1, indices, scores, threads,
     )  # fmt: skip
 
 
@@ -361,7 +362,7 @@ def test_rank_neighbours_scans_what_float32_cannot_tell_apart(spread: float, sca
     block = pack(x)
     _core.nearest(block, block, "euclidean", (0, n, 0, n), True, kept, keys, counts, thresholds, 2)
     indices, scores = np.empty((n, k), np.int64), np.empty((n, k), np.float32)
-    found = rank(x, "euclidean", keys, counts, thresholds, indices, scores, threads=2)
+    found = rank(x, "euclidean", keys, counts, thresholds, indices, scores, kept=kept, threads=2)
     assert (found == n) if scanned else (found < n // 10)
     np.testing.assert_array_equal(indices, oracle(x, k, "euclidean"))
 

@@ -187,8 +187,14 @@ int64_t rank_neighbours(const Source& x, const Source& base, Metric metric, int6
           return Scored{-score, j};
         };
         best.clear();
-        const uint64_t* keys = candidates.keys + i * candidates.capacity;
-        const int64_t count = candidates.counts[i];
+        uint64_t* keys = candidates.keys + i * candidates.capacity;
+        int64_t count = candidates.counts[i];
+        double turned_away = candidates.thresholds[i];  // no float32 score of a row that is no candidate is above this
+        if (count > certificate.kept) {
+          count = certificate.kept;
+          std::nth_element(keys, keys + count - 1, keys + candidates.counts[i], std::greater<>());
+          turned_away = key_score(keys[count - 1]);
+        }
         for (int64_t m = 0; m < count; ++m) best.push_back(scored(key_index(keys[m])));
         for (int64_t m = 0; m < certificate.heavy_count; ++m) {
           const int64_t j = certificate.heavy[m];
@@ -198,8 +204,7 @@ int64_t rank_neighbours(const Source& x, const Source& base, Metric metric, int6
         }
         std::partial_sort(best.begin(), best.begin() + k, best.end());
 
-        // The k-th best in the units of the tiles, against the threshold: what was turned away scored no more than
-        // that.
+        // The k-th best in the units of the tiles.
         const double kth = -best[k - 1].worse, own = std::sqrt(2.0 * certificate.halves[i]);
         double exact, error;
         if (metric == Metric::inner_product) {
@@ -210,7 +215,7 @@ int64_t rank_neighbours(const Source& x, const Source& base, Metric metric, int6
           exact = -distance * distance / 2;
           error = bound(own, own + distance);
         }
-        if (count == available || exact > static_cast<double>(candidates.thresholds[i]) + error) return;
+        if (count == available || exact > turned_away + error) return;
         undecided.fetch_add(1, std::memory_order_relaxed);
         best.clear();
         for (int64_t j = 0; j < base.rows; ++j) {
