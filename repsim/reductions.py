@@ -433,7 +433,8 @@ def nearest(
         part = slice(start, min(start + blocks.MOST_ROWS, n))
         scanned += _core.rank_neighbours(
             x.values[part], x.dtype, other.values, other.dtype, metric, keys[part], counts[part], thresholds[part],
-            halves[0][part], unit, longest, heavy, kept, start if symmetric else -1, indices[part], scores[part], threads,
+            halves[0][part], unit, longest, heavy, kept, start if symmetric else -1, indices[part], scores[part],
+            threads,
         )  # fmt: skip
     if progress:
         progress(len(plan) + 1, len(plan) + 1)
