@@ -33,7 +33,7 @@ _VARIABLES = dict(
     )
 )
 RAMP, HEAT = 11, 16
-MARKERS = "osD^vP"
+MARKERS = "oD^vPX"  # no square: those are the ceiling's
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none", "font.size": 8, "font.family": ["DejaVu Sans"],
     "axes.spines.top": False, "axes.spines.right": False,
@@ -120,7 +120,7 @@ def similarity(study: Study, measure: str) -> Panel | None:
     axes.set_xlim(levels[0] - pad, levels[-1] + pad)
     return _panel(
         figure,
-        "Transfer score against overlap" if measure == "transfer_auc" else LABELS.get(measure, measure),
+        "Attack transfer against overlap" if measure == "transfer_auc" else LABELS.get(measure, measure),
         f"{LABELS.get(measure, measure)}{'' if measure == 'transfer_auc' else ' of the last layers'}. "
         + "; ".join(said)
         + ".",
@@ -156,7 +156,7 @@ def scatter(study: Study, measure: str) -> Panel | None:
             a, b, marker, ms=6, color=level_color(study, record["params"][study.hue]), mec=PAPER, mew=0.7, zorder=4
         )
     axes.set_xlabel(f"{plain(LABELS.get(measure, measure))} of the last layers")
-    axes.set_ylabel("transfer beyond noise")
+    axes.set_ylabel("attack transfer")
     axes.locator_params(axis="x", nbins=6)
     spans = [
         f"{number(min(column))} to {number(max(column))}" for column in ([p[1] for p in points], [p[2] for p in points])
@@ -217,9 +217,9 @@ def transfer(study: Study, level: float | None = None) -> Panel | None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(sorted(ticks), [f"{tick:g}" for tick in sorted(ticks)])
     axes.minorticks_off()
-    axes.set_ylim(0, 1)
+    axes.set_ylim(0, None)
     axes.set_xlabel("ε, in 1/255 (L∞)")
-    axes.set_ylabel("share of attacks that carry over")
+    axes.set_ylabel("share the other gets wrong")
     title = "Transfer against ε" if level is None else f"{FACTORS.get(str(study.along), study.along)} {level:g}"
     return _panel(
         figure,
@@ -270,7 +270,8 @@ def forest(study: str, title: str, effects: Sequence[Mapping[str, Any]], labels:
     figure.subplots_adjust(left=0.03, right=0.97, bottom=0.32 / height, top=1 - 0.12 / height)
     axes.grid(True, axis="x")
     axes.grid(False, axis="y")
-    axes.axvline(0, color=INK, lw=1, zorder=1)
+    at = np.arange(len(rows))  # beside the marks only, not through the labels above them
+    axes.vlines(np.zeros(len(rows)), at - 0.02, at + 0.5, color=INK, lw=1, zorder=1)
     ends = [0.0]
     for k, (label, row) in enumerate(rows):
         low, high = row.get("low"), row.get("high")
@@ -309,6 +310,7 @@ def _bands(axes: Axes, study: Study, measure: str, found: list[float]) -> list[s
     What lies so far off that the pairs would be squeezed together is named at the edge instead.
     """
     ends, said = [min(found), max(found)], []
+    reach = 3 * ((max(found) - min(found)) or 0.01)
     inside: list[tuple[float, str, str]] = []
     outside: list[tuple[str, str, bool]] = []
     entries = [((r.get("result") or {}).get("similarity") or {}).get(measure) or {} for r in study.pairs]
@@ -320,10 +322,10 @@ def _bands(axes: Axes, study: Study, measure: str, found: list[float]) -> list[s
     ):
         if not values:
             continue
-        middle, span = float(np.mean(values)), (max(ends) - min(ends)) or 0.01
+        middle = float(np.mean(values))
         said.append(f"{name} {number(middle)}")
-        if min(values) < min(ends) - 3 * span or max(values) > max(ends) + 3 * span:
-            below = middle < min(ends)
+        if min(values) < min(found) - reach or max(values) > max(found) + reach:
+            below = middle < min(found)
             outside.append((f"{name} {number(middle)} {'↓' if below else '↑'}", color, below))
             continue
         ends += [min(values), max(values)]

@@ -151,7 +151,7 @@ def sentence(effect: Record) -> tuple[str, str]:
     if estimate is None:
         return "unknown", f"{outcome}: not estimated."
     p, holm = finite(effect.get("p")), finite(effect.get("p_holm"))
-    design = f"{effect.get('n_seeds', '?')} seeds, {effect.get('n_pairs', '?')} pairs"
+    design = f"{counted(effect.get('n_seeds', '?'), 'seed')}, {counted(effect.get('n_pairs', '?'), 'pair')}"
     chance = (
         f"p\u00a0{p_text(p)}"
         + (f", after Holm\u00a0{p_text(holm, bare=True)}" if holm is not None and holm != p else "")
@@ -190,6 +190,11 @@ def sentence(effect: Record) -> tuple[str, str]:
     return grade, f"{claim} ({interval}; {chance}; {design})" + (
         "." if grade == "clear" else ", which is less than sure."
     )
+
+
+def counted(n: Any, noun: str) -> str:
+    """A number with its noun: "1 seed", "8 seeds"."""
+    return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
 def p_text(value: float | None, *, bare: bool = False) -> str:

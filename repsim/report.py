@@ -24,6 +24,7 @@ from repsim.findings import (
     WHAT,
     Record,
     Study,
+    counted,
     finite,
     number,
     p_text,
@@ -167,7 +168,7 @@ def _section(
         ]),
     ]  # fmt: skip
     return {
-        "name": study.name, "title": title, "question": question, "answers": answers[:4], "verdict": _verdict(answers),
+        "name": study.name, "title": title, "question": question, "answers": answers, "verdict": _verdict(answers),
         "disagreement": _disagreement(said), "missing": _missing(study, own, failures),
         "blocks": [{"kind": kind, "title": about, "panels": [p for p in drawn if p]} for kind, about, drawn in blocks],
         "legend": _legend(study), "scale": [f"{end:.1f}" for end in scale],
@@ -175,7 +176,7 @@ def _section(
         "accuracy": _accuracy(study), "flagged": _flagged(study, records),
         "counts": {"pairs": len(study.pairs), "ceiling": len(study.ceiling), "floor": len(study.floor)},
         "sheets": [_sheet(name, data, records) for name, data in artifacts.items() if _owner(name, study.name)],
-        "marker": [("●■◆▲▼✚"[k % 6], f"α = {v:g}") for k, v in enumerate(study.levels(study.along)) if study.factorial],
+        "marker": [("●◆▲▼✚✖"[k % 6], f"α = {v:g}") for k, v in enumerate(study.levels(study.along)) if study.factorial],
     }  # fmt: skip
 
 
@@ -188,6 +189,7 @@ def _verdict(answers: Sequence[tuple[str, str, Record]]) -> dict[str, str]:
             "number": "",
             "unit": "",
             "text": "No effect was estimated for this study.",
+            "attack": "",
         }
     grade, text, row = answers[0]
     value = finite(row.get("estimate")) or 0.0
@@ -203,6 +205,9 @@ def _verdict(answers: Sequence[tuple[str, str, Record]]) -> dict[str, str]:
         "number": ("+" if value > 0 else "") + number(finite(row.get("estimate"))),
         "unit": f"{LABELS.get(str(row['outcome']), str(row['outcome']))} {row.get('unit') or ''}",
         "text": text,
+        "attack": next(
+            (said for _, said, r in answers if r["outcome"] == "transfer_auc" and ":" not in r["factor"]), ""
+        ),
     }
 
 
@@ -248,7 +253,7 @@ def _missing(study: Study, effects: Sequence[Record], failures: Sequence[Record]
         for name, found in (("ceiling", study.ceiling), ("floor", study.floor))
         if not found
     ]
-    said += [] if values_of(study.pairs, "transfer_auc") else ["No attack was carried over."]
+    said += [] if values_of(study.pairs, "transfer_auc") else ["No transfer score could be computed."]
     said += [] if effects else ["No effects were estimated yet: they are written when the whole sweep ends."]
     return said
 
@@ -258,8 +263,9 @@ def _legend(study: Study) -> list[tuple[str, str, str]]:
     items = [
         ("dot", figures.css(figures.level_color(study, level)), f"{name}{level:g}") for level in study.levels(study.hue)
     ]
-    items += [("band", "var(--ceiling)", "ceiling: all shared, only the seeds differ")] if study.ceiling else []
-    items += [("band", "var(--floor)", "floor: untrained")] if study.floor else []
+    few = ", for the fewest labels" if study.name == "task_overlap" else ""
+    items += [("band", "var(--ceiling)", "ceiling: same images and task, other seed" + few)] if study.ceiling else []
+    items += [("band", "var(--floor)", "floor: untrained, not a lower limit")] if study.floor else []
     return items
 
 
@@ -349,12 +355,10 @@ def _failure(failure: Record) -> dict[str, Any]:
 
 def _facts(manifest: Mapping[str, Any], records: Sequence[Record]) -> list[str]:
     machine = manifest.get("environment") or {}
-    seeds = {r["params"].get("seed") for r in records if r.get("kind") == "pair" and "seed" in (r.get("params") or {})}
     kinds = [r.get("kind") for r in records]
     facts = [
-        f"{kinds.count('model')} models",
-        f"{kinds.count('pair')} pairs",
-        f"{len(seeds)} seeds",
+        counted(kinds.count("model"), "model"),
+        counted(kinds.count("pair"), "pair"),
         f"preset {manifest['preset']}" if manifest.get("preset") else "",
         str(machine.get("device") or ""),
         str(manifest.get("created") or "")[:10],

@@ -333,10 +333,10 @@ def invented_effects_of_one_seed(records: list[dict]) -> list[dict]:
     [
         ("nothing", "Nothing to show yet."),
         ("one pair", "No effects were estimated yet: they are written when the whole sweep ends."),
-        ("no transfer", "No attack was carried over."),
+        ("no transfer", "No transfer score could be computed."),
         ("no similarity", "How far an attack carries"),
-        ("empty results", "No attack was carried over."),
-        ("nulls", "No attack was carried over."),
+        ("empty results", "No transfer score could be computed."),
+        ("nulls", "No transfer score could be computed."),
         ("no floor or ceiling", "No ceiling pairs were measured. No floor pairs were measured."),
         ("one seed", "too little data to judge"),
         ("damaged picture", "The picture task_overlap_inputs.png is damaged."),

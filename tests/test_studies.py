@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -74,11 +75,13 @@ def test_a_key_changes_with_what_the_model_sees() -> None:
     config = data_overlap.Config()
     cell = pairs.model_cell("s", config, "handwriting", seed=0, role=pairs.SECOND, alpha=0.5, attributes=("digit",))
     assert len(cell.params["hashes"]["positions"]) == len(cell.params["hashes"]["pixels"]) == 16
-    changed = [
-        pairs.model_cell("s", pairs.preset(config, **change), "handwriting", seed=0, role=pairs.SECOND, alpha=0.5,
-                         attributes=("digit",))
-        for change in ({"images": 599}, {"pixels": 20}, {"epochs": 3}, {"probe": 499}, {"width": 8})
-    ]  # fmt: skip
+    changes: list[dict[str, int]] = [{"images": 599}, {"pixels": 20}, {"epochs": 3}, {"probe": 499}, {"width": 8}]
+    changed = []
+    for change in changes:
+        other = dataclasses.replace(config, **change)
+        changed.append(
+            pairs.model_cell("s", other, "handwriting", seed=0, role=pairs.SECOND, alpha=0.5, attributes=("digit",))
+        )
     assert len({cell.key, *(c.key for c in changed)}) == 6
 
 
@@ -139,6 +142,24 @@ def test_an_interaction_takes_only_seeds_with_every_cell() -> None:
     records = [invented(s, a, t, rng.normal()) for s in range(4) for a in (0.0, 1.0) for t in (0, 1)][:-1]
     found = {(e["outcome"], e["factor"]): e for e in data_task_factorial.effects(records)}
     assert found["cka", "interaction"]["n_seeds"] == 3
+
+
+def test_a_missing_value_costs_its_own_pair_only() -> None:
+    rng = np.random.default_rng(2)
+    records = [
+        invented(s, a, 0, a + rng.normal(0, 0.1), a + rng.normal(0, 0.1)) for s in range(4) for a in (0.0, 0.5, 1.0)
+    ]
+    records[0]["result"]["similarity"]["cka"]["last"] = None
+    found = {(e["outcome"], e["factor"]): e for e in data_overlap.effects(records)}
+    assert found["cka", "alpha"]["n_pairs"] == found["transfer_auc", "correlation:cka"]["n_pairs"] == 11
+    assert found["transfer_auc", "correlation:cknna"]["n_pairs"] == 12
+
+
+def test_a_slope_that_cannot_be_had_still_counts_its_seeds() -> None:
+    records = [invented(seed, 0.5, shared, seed / 9) for seed in range(4) for shared in (0, 1)]
+    found = {(e["outcome"], e["factor"]): e for e in data_task_factorial.effects(records)}
+    assert found["cka", "alpha"]["estimate"] is None
+    assert found["cka", "alpha"]["n_seeds"] == 4
 
 
 def test_a_constant_transfer_costs_no_other_effect() -> None:

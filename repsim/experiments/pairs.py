@@ -11,7 +11,7 @@ import functools
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from repsim.data.images import LabelledImages
 
 MEASURES = ("cka", "cka_rbf", "mutual_knn", "cknna")
-TRANSFER = "transfer_auc"
+TRANSFER = "transfer_auc"  # the mean over the radii of the attack
 HANDWRITING, SYNTHETIC = "handwriting", "color_shape_digit"
 
 # Every model of a seed starts from weights and an order of its own: the roles below, never the overlap, tell them
@@ -95,7 +95,7 @@ def pool(name: str, pixels: int, images: int, probe_images: int) -> LabelledImag
 
 @functools.lru_cache(maxsize=2)
 def probe(name: str, pixels: int, images: int) -> LabelledImages:
-    """The fixed images that no model was trained on; digits of other writers' scans in ColorShapeDigit."""
+    """The fixed images that no model was trained on; other scans of digits in ColorShapeDigit."""
     from repsim.data.color_shape_digit import ColorShapeDigit
     from repsim.data.images import handwriting
 
@@ -393,18 +393,20 @@ def effects_of(
             others = [levels[other][kept] for other in factors if other != factor]
             stratum = np.stack(others, axis=1) if others else None
             found += _tried(
-                study, name, factor, unit, lambda x, s, t, y=y, k=kept: statistics.slope(x, y[k], s, stratum=t),
-                levels[factor][kept], seeds[kept], stratum,
+                study, name, factor, unit, lambda x, t, s, y=y, k=kept: statistics.slope(x, y[k], s, stratum=t),
+                levels[factor][kept], stratum, seeds[kept],
             )  # fmt: skip
         if len(factors) == 2:
             whole = kept & _with_every_cell(seeds, list(levels.values()), kept)
             columns = [*(level[whole] for level in levels.values()), y[whole], seeds[whole]]
-            found += _tried(study, name, "interaction", "per unit of both", statistics.interaction, *columns)
+            found += _tried(
+                study, name, "interaction", "in the data effect, per shared attribute", statistics.interaction, *columns
+            )
     transfer = np.array([outcome(pair, TRANSFER) for pair in pairs])
-    kept = np.isfinite(transfer)
-    stratum = np.stack([level[kept] for level in levels.values()], axis=1)
     for name in MEASURES:
-        x = np.array([outcome(pair, name) for pair in pairs])[kept]
+        x = np.array([outcome(pair, name) for pair in pairs])
+        kept = np.isfinite(transfer) & np.isfinite(x)
+        x, stratum = x[kept], np.stack([level[kept] for level in levels.values()], axis=1)
         found += _tried(
             study, TRANSFER, f"correlation:{name}", "Spearman", statistics.correlation, x, transfer[kept], seeds[kept]
         )
@@ -433,8 +435,3 @@ def _tried(
             nan, nan, nan, nan, len(columns[0]), len(set(np.asarray(columns[-1]).flat)), str(error)
         )
     return [statistics.effect(study, name, factor, estimate, unit=unit)]
-
-
-def preset(base: PairConfig, **changes: Any) -> Any:
-    """The same kind of configuration with some fields changed."""
-    return type(base)(**{**asdict(base), **changes})
