@@ -121,20 +121,26 @@ void subtract_halves(float* c, const float* half_i, const float* half_j) {
     }
 }
 
-// float32 runs of 16 terms down a column and 192 / lanes along a row, everything beyond in float64.
+// float32 adds runs of 12 vectors along a row and of 16 terms down a column, whatever the width of a vector; float64
+// adds everything beyond.
+constexpr int kRun = 12;
+static_assert(kTileVectors % kRun == 0);
+
 void sums(const float* c, double* rows, double* columns) {
   for (int64_t j = 0; j < kTile; ++j) columns[j] = 0;
   for (int64_t i = 0; i < kTile; i += kPanel) {
     Vector column[kTileVectors] = {};
     for (int64_t r = i; r < i + kPanel; ++r) {
-      Vector row = {};
-      for (int v = 0; v < kTileVectors; ++v) {
-        const Vector x = load(c + r * kTile + v * kLanes);
-        row += x;
-        column[v] += x;
-      }
       Doubles wide[2] = {};
-      add_wide(wide, row);
+      for (int run = 0; run < kTileVectors; run += kRun) {
+        Vector row = {};
+        for (int v = run; v < run + kRun; ++v) {
+          const Vector x = load(c + r * kTile + v * kLanes);
+          row += x;
+          column[v] += x;
+        }
+        add_wide(wide, row);
+      }
       rows[r] = total(wide);
     }
     for (int v = 0; v < kTileVectors; ++v)
@@ -144,12 +150,9 @@ void sums(const float* c, double* rows, double* columns) {
 
 double dot(const float* a, const float* b) {
   Doubles wide[2] = {};
-  for (int64_t i = 0; i < kTile; ++i) {
+  for (int64_t run = 0; run < kTile * kTile; run += kRun * kLanes) {
     Vector row = {};
-    for (int v = 0; v < kTileVectors; ++v) {
-      const int64_t at = i * kTile + v * kLanes;
-      row += load(a + at) * load(b + at);
-    }
+    for (int64_t at = run; at < run + kRun * kLanes; at += kLanes) row += load(a + at) * load(b + at);
     add_wide(wide, row);
   }
   return total(wide);
