@@ -89,8 +89,9 @@ class Comparison:
             for j, layer_b in enumerate(self.layers_b)
         ]
 
-    def heatmap(self, measure: str) -> Any:
-        """The grid of one measure as a matplotlib figure."""
+    def heatmap(self, measure: str | None = None) -> Any:
+        """The grid of one measure, the first where none is named, as a matplotlib figure."""
+        measure = next(iter(self.grids)) if measure is None else measure
         values = self[measure].values
         from matplotlib.figure import Figure
 

@@ -189,13 +189,20 @@ def write_atomic(path: Path, data: bytes) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def _read_json(path: Path) -> Any:
+_CURE = "delete a damaged record and resume to do its cell again"
+_RECORD = ("key",)  # what write_record puts into every record
+
+
+def _read_json(path: Path, needs: Sequence[str] | None = None) -> Any:
     try:
-        return json.loads(path.read_bytes())
+        value = json.loads(path.read_bytes())
     except OSError as error:
         raise RunError(f"cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:
-        raise RunError(f"{path} is damaged: it holds no JSON ({error})") from error
+        raise RunError(f"{path} is damaged: it holds no JSON ({error}); {_CURE}") from error
+    if needs is not None and not (isinstance(value, dict) and all(name in value for name in needs)):
+        raise RunError(f"{path} is damaged: expected a JSON object with {', '.join(needs) or 'values'}; {_CURE}")
+    return value
 
 
 class RunDirectory:
@@ -246,8 +253,14 @@ class RunDirectory:
         Parameters: ``path``, the directory. Returns: the run, not locked. Raises: RunError when there is none.
         """
         if not ((path := Path(path)) / "manifest.json").is_file():
-            raise RunError(f"{path} holds no run" if path.is_dir() else f"{path} does not exist")
-        return cls(path, _read_json(path / "manifest.json"))
+            raise RunError(
+                f"{path} holds no run"
+                if path.is_dir()
+                else f"{path} is no directory"
+                if path.exists()
+                else f"{path} does not exist"
+            )
+        return cls(path, _read_json(path / "manifest.json", ()))
 
     @contextmanager
     def lock(self) -> Iterator[RunDirectory]:
@@ -317,7 +330,7 @@ class RunDirectory:
         Parameters: ``key``. Returns: what `write_record` was given, with ``key`` and ``finished``.
         Raises: RunError when it is missing or damaged.
         """
-        record: dict[str, Any] = _read_json(self.path / "records" / f"{key}.json")
+        record: dict[str, Any] = _read_json(self.path / "records" / f"{key}.json", _RECORD)
         return record
 
     def write_record(self, key: str, record: Mapping[str, Any]) -> None:
@@ -333,7 +346,7 @@ class RunDirectory:
 
     def records(self) -> list[dict[str, Any]]:
         """All records. Returns: those of the finished cells, ordered by key. Example: ``len(run.records())``."""
-        return [_read_json(path) for path in sorted((self.path / "records").glob("[!.]*.json"))]
+        return [_read_json(path, _RECORD) for path in sorted((self.path / "records").glob("[!.]*.json"))]
 
     def write_failure(self, key: str, traceback: str, details: Mapping[str, Any] | None = None) -> None:
         """Keep why a cell failed.

@@ -247,7 +247,12 @@ def _missing(study: Study, effects: Sequence[Record], failures: Sequence[Record]
         else []
     )
     if not study.pairs:
-        return [*said, "No finished pair of trained models yet, so there is nothing to draw."]
+        why = (
+            "every finished pair has such a training"
+            if study.unlearned
+            else "no pair of trained models is finished yet"
+        )
+        return [*said, f"There is nothing to draw: {why}."]
     said += [
         f"No {name} pairs were measured."
         for name, found in (("ceiling", study.ceiling), ("floor", study.floor))

@@ -195,7 +195,7 @@ def test_a_study_may_be_named_by_its_path(monkeypatch, tmp_path):
     STUDIES.pop("mine")  # a later process does not know it
     assert main(["resume", "out"]) == 0
     STUDIES.pop("mine")
-    with pytest.raises(TypeError, match=r"\[load\] expected mine.none to define a study, got no NAME, SUMMARY"):
+    with pytest.raises(RunError, match=r"mine.none is no study: it lacks NAME, SUMMARY"):
         load("mine.none")
 
 

@@ -242,3 +242,61 @@ def test_killed_and_resumed_gives_the_records_of_an_undisturbed_run(tmp_path: Pa
         for name in ("whole", "cut")
     ]
     assert told[0] == told[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--alpha", "2"), "expected alpha in [0, 1], got 2.0"),
+        (("--alpha", "0", "0"), "expected alpha as distinct levels"),
+        (("--epochs", "0"), "expected epochs of at least 1, got 0"),
+        (("--learning-rate", "0"), "expected learning_rate above 0, got 0.0"),
+        (("--model", "Vit"), "did you mean vit?"),
+        (("--model", "/no/such/folder"), "expected model as a folder with a config.json, got '/no/such/folder'"),
+        (("--images", "5000"), "[data_overlap] expected size"),
+    ],
+)
+def test_bad_values_are_one_line_before_anything_is_made(words: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    done = run("run", "data_overlap", "--preset", "smoke", *words, "--out", "new", cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_lost_model_is_trained_again_for_a_pair_that_waits_for_it(tmp_path: Path) -> None:
+    words = ("run", "data_overlap", "--preset", "smoke", *SMALL, "--alpha", "0", "--out", "run")
+    assert run(*words, cwd=tmp_path).returncode == 0
+    directory = RunDirectory.open(tmp_path / "run")
+    pair = next(r for r in pair_records(directory, "data_overlap") if r["params"]["role"] == "pair")
+    directory.model_path(pair["params"]["second"]).unlink()
+    (directory.path / "records" / f"{pair['key']}.json").unlink()
+    again = run("resume", "run", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "trainings failed to learn" in again.stderr  # one epoch on 200 images is too little, and it says so
+    assert directory.read(pair["key"])["result"] == pair["result"]
+
+
+def test_a_checkpoint_folder_gives_its_architecture_to_the_key(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    folder = tmp_path / "checkpoint"
+    transformers.ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+                           image_size=16, patch_size=8).save_pretrained(folder)  # fmt: skip
+
+    def key() -> str:
+        config = data_overlap.Config(model=str(folder))
+        return pairs.model_cell("s", config, "handwriting", seed=0, role=0, alpha=1.0, attributes=("digit",)).key
+
+    before = key()
+    text = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(text.replace('"num_hidden_layers": 1', '"num_hidden_layers": 2'))
+    assert key() != before
+    words = ("run", "data_overlap", "--preset", "smoke", *SMALL, "--alpha", "0", "--model", "checkpoint")
+    done = run(*words, "--out", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-800:]
+
+
+def test_a_reader_that_leaves_does_not_stop_the_run(tmp_path: Path) -> None:
+    words = " ".join(command("run", "data_overlap", "--preset", "smoke", *SMALL, "--alpha", "0", "--out", "run"))
+    subprocess.run(f"{words} | head -1", shell=True, cwd=tmp_path, capture_output=True, timeout=280, check=True)
+    assert (tmp_path / "run" / "report.html").is_file()

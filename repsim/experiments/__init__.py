@@ -50,7 +50,7 @@ def load(name: str) -> Study:
 
     Parameters: ``name``, one of STUDIES or such as "mypackage.mystudy".
     Returns: the module.
-    Raises: RunError for an unknown name or a module that cannot be imported; TypeError for one that is no study.
+    Raises: RunError for an unknown name, a module that cannot be imported, or one that is no study.
     """
     path = STUDIES.get(name, name)
     if name not in STUDIES and "." not in name:
@@ -67,7 +67,7 @@ def load(name: str) -> Study:
         if not hasattr(module, part)
     ]
     if missing:
-        raise TypeError(f"[load] expected {path} to define a study, got no {', '.join(missing)}")
+        raise RunError(f"{path} is no study: it lacks {', '.join(missing)}")
     if STUDIES.setdefault(module.NAME, path) != path:
         raise RunError(f"study {name!r} calls itself {module.NAME}, which is {STUDIES[module.NAME]}")
     return cast(Study, module)

@@ -105,7 +105,7 @@ def _report(request: Request, words: Sequence[str]) -> int:
 def _sweep(run: RunDirectory, workers: int) -> int:
     cells = [Cell.from_json(entry) for entry in run.cells() or ()]
     runners = {name: f"{path}:run_cell" for name, path in run.manifest["modules"].items()}
-    print(f"{len(cells)} cells on {workers} workers x {run.manifest['threads']} threads in {run.path}", flush=True)
+    _say(f"{len(cells)} cells on {workers} workers x {run.manifest['threads']} threads in {run.path}")
     progress, close = _progress()
     try:
         execute(
@@ -135,7 +135,14 @@ def _publish(run: RunDirectory) -> int:
         from repsim.report import write_report
 
         page = write_report(run)
-    _print(_effects_table(run.effects()))
+    if effects:
+        _print(_effects_table(run.effects()))
+    else:
+        _say("no effect could be estimated")
+    trainings = [record["result"]["learned"] for record in run.records() if "learned" in record["result"]]
+    if not all(trainings):
+        lost = f"{trainings.count(False)} of {len(trainings)} trainings failed to learn"
+        print(f"{lost}: their pairs are in no figure and no effect", file=sys.stderr)
     failures = run.failures()
     for failure in failures[:10]:
         print(f"{_ending(failure)} {failure['key']}  {failure['reason']}", file=sys.stderr)
@@ -150,6 +157,14 @@ def _publish(run: RunDirectory) -> int:
         print(f"page: {page.resolve()}")
     unfinished = any(not run.has(entry["key"]) for entry in run.cells() or ())
     return 1 if failures or unfinished else 0
+
+
+def _say(text: str) -> None:
+    """Print a line; a reader that left, as `head` does, must not cost the run."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Kept:
@@ -196,6 +211,9 @@ def _open(request: Request) -> RunDirectory:
     if request.directory is None:
         raise RunError(f"{request.command} needs the directory of a run")
     run = RunDirectory.open(request.directory)
+    lacking = [part for part in ("studies", "modules", "configs", "workers", "threads") if part not in run.manifest]
+    if lacking:
+        raise RunError(f"{run.path / 'manifest.json'} is damaged: it lacks {', '.join(lacking)}")
     # A study that was named by its module's path is not in the registry of this process yet.
     for name, path in run.manifest["modules"].items():
         STUDIES.setdefault(name, path)
@@ -382,9 +400,9 @@ def _progress() -> tuple[Callable[[Update], None], Callable[[], None]]:
 
 def _print_line(state: Update) -> None:
     if state.cell is not None:
-        print(_line(state), flush=True)
+        _say(_line(state))
     elif state.done:
-        print(f"{state.done} of {state.total} cells were done before, {_duration(state.left)} left", flush=True)
+        _say(f"{state.done} of {state.total} cells were done before, {_duration(state.left)} left")
 
 
 def _line(state: Update) -> str:

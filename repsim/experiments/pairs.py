@@ -7,11 +7,15 @@ of its two models, the probe images, which never depend on any overlap, and what
 
 from __future__ import annotations
 
+import difflib
 import functools
 import hashlib
+import json
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
 MEASURES = ("cka", "cka_rbf", "mutual_knn", "cknna")
 TRANSFER = "transfer_auc"  # the mean over the radii of the attack
 HANDWRITING, SYNTHETIC = "handwriting", "color_shape_digit"
+OWN_MODELS = ("cnn", "resnet8", "resnet20", "vit")
 
 # Every model of a seed starts from weights and an order of its own: the roles below, never the overlap, tell them
 # apart.
@@ -44,7 +49,8 @@ class PairConfig:
     images: int = field(default=6000, metadata={"help": "training images of each model"})
     pixels: int = field(default=28, metadata={"help": "side of the images"})
     model: str = field(
-        default="cnn", metadata={"help": "cnn, resnet8, resnet20, vit, or a transformers checkpoint or hub id"}
+        default="cnn",
+        metadata={"help": "cnn, resnet8, resnet20, vit, or the architecture of a transformers checkpoint or hub id"},
     )
     width: int = field(default=16, metadata={"help": "channels of the first stage"})
     epochs: int = field(default=5, metadata={"help": "passes over the training images"})
@@ -61,9 +67,21 @@ class PairConfig:
     )
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "images", "probe", "k", "attack_images", "attack_steps"):
+        for name in ("seeds", "images", "probe", "k", "attack_images", "attack_steps", "epochs", "width", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"expected learning_rate above 0, got {self.learning_rate}")
+        for name in ("alpha", "shared"):  # the factors of the studies that have them
+            levels = getattr(self, name, ())
+            if len(set(levels)) < len(levels):
+                raise ValueError(
+                    f"expected {name} as distinct levels, got {' '.join(f'{level:g}' for level in levels)}"
+                )
+        for alpha in getattr(self, "alpha", ()):
+            if not 0 <= alpha <= 1:
+                raise ValueError(f"expected alpha in [0, 1], got {alpha}")
+        _check_model(self.model)
         if self.permutations < 2:
             raise ValueError(f"expected permutations of at least 2, got {self.permutations}")
         if self.attack_images > self.probe:
@@ -75,6 +93,28 @@ class PairConfig:
         for epsilon in self.epsilons:
             if not 0.25 <= epsilon <= 255:
                 raise ValueError(f"expected epsilons from 0.25 to 255 (in 1/255), got {epsilon}")
+
+
+def _check_model(model: str) -> None:
+    """Raises ValueError for a model that is none of ours, no folder with a configuration, and no hub id by its form."""
+    if model in OWN_MODELS:
+        return
+    if Path(model).is_dir() or model.startswith((".", "/", "~")):
+        if not (Path(model) / "config.json").is_file():
+            raise ValueError(f"expected model as a folder with a config.json, got {model!r}")
+    elif not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
+        near = difflib.get_close_matches(model.lower(), OWN_MODELS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        own = ", ".join(OWN_MODELS)
+        raise ValueError(f"expected model as {own}, a checkpoint folder or owner/name on the hub, got {model!r}{hint}")
+
+
+def _architecture(model: str) -> str | dict[str, Any]:
+    """What a model's key and record hold: of a folder, which may change or go, the configuration itself."""
+    if Path(model).is_dir():
+        described: dict[str, Any] = json.loads((Path(model) / "config.json").read_text())
+        return described
+    return model
 
 
 # ------------------------------------------------------------------------------------------------------------ the data
@@ -155,9 +195,15 @@ def model_cell(
     positions, _ = _positions(data, split)
     own = _MODELS_PER_SEED * seed + role
     training = {
-        "model": config.model, "width": config.width, "epochs": config.epochs, "batch_size": config.batch_size,
-        "optimizer": config.optimizer, "learning_rate": config.learning_rate, "init_seed": own, "order_seed": own,
-    }  # fmt: skip
+        "model": _architecture(config.model),
+        "width": config.width,
+        "epochs": config.epochs,
+        "batch_size": config.batch_size,
+        "optimizer": config.optimizer,
+        "learning_rate": config.learning_rate,
+        "init_seed": own,
+        "order_seed": own,
+    }
     digest = hashlib.sha256(positions.astype("<i8").tobytes()).hexdigest()[:16]
     hashes = {"positions": digest, "pixels": _pixel_hash(*data.values())}
     params = {**split, "task": "+".join(attributes), "data": data, "training": training, "hashes": hashes}
@@ -194,7 +240,7 @@ def estimate(cell: Cell) -> float:
     """Seconds on one core, roughly: what a plan shows before anything ran."""
     if cell.kind == "model":
         training = cell.params["training"]
-        per_image = {"cnn": 0.45, "resnet8": 1.0, "resnet20": 2.4, "vit": 2.5}.get(training["model"], 10.0) / 1000
+        per_image = {"cnn": 0.45, "resnet8": 1.0, "resnet20": 2.4, "vit": 2.5}.get(str(training["model"]), 10.0) / 1000
         area = (cell.params["data"]["pixels"] / 28) ** 2 * (training["width"] / 16) ** 1.5
         return 0.5 + per_image * area * cell.params["images"] * training["epochs"]
     if cell.kind == "sheet":
@@ -224,6 +270,7 @@ def _train(cell: Cell, run: RunDirectory) -> dict[str, Any]:
     trained = vision.train(vision.VisionConfig(**cell.params["training"]), images)
     vision.save(trained.model, run.model_path(cell.key))
     return {
+        "weights": hashlib.sha256(run.model_path(cell.key).read_bytes()).hexdigest(),
         "curves": trained.curves,
         "learned": trained.learned,
         "reason": trained.reason,

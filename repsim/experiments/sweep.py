@@ -218,6 +218,9 @@ class _Ledger:
     ) -> None:
         named = {key for cell in cells for key in (cell.key, *cell.needs)}
         finished = {key for key in named if run.has(key)}
+        # A trained model whose file is gone is trained again where a cell still waits for it.
+        wanted = {need for cell in cells if cell.key not in finished for need in cell.needs}
+        finished -= {key for key in finished & wanted if _lost_weights(run, key)}
         failed = {failure["key"] for failure in run.failures()}
         self._run, self._progress, self._workers = run, progress, workers
         self.schedule = _Schedule(cells, finished, failed)
@@ -265,6 +268,10 @@ class _Ledger:
         if self._progress:
             left = self._forecast.left(self._workers)
             self._progress(Update(cell, state, self._done, self._total, seconds, left, reason))
+
+
+def _lost_weights(run: RunDirectory, key: str) -> bool:
+    return "weights" in run.read(key)["result"] and not run.model_path(key).is_file()
 
 
 def _identity(cell: Cell) -> dict[str, Any]:
