@@ -63,7 +63,7 @@ class Centre:
     middle: np.ndarray  # [d] float64: what is subtracted from every row
     squared_norms: np.ndarray  # [n] float64, after the subtraction
 
-    @property
+    @functools.cached_property
     def unit(self) -> float:
         """A power of two such that any two different rows, times it, have an inner product of at most 1."""
         second, first = np.partition(self.squared_norms, -2)[-2:] if len(self.squared_norms) > 1 else (1.0, 1.0)
