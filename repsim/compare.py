@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
+from .arguments import Progress, thread_count
 from .arrays import DTYPES, Rows, as_rows, same_inputs
 from .measures import cka, neighbours
 from .measures.neighbours import Neighbours
 from .measures.similarity import Grid
-from .reductions import Progress, thread_count
 from .store import Store, require_same_samples
 
 # What a measure takes: the rows of both sides, or the graphs of their nearest neighbours; and the fewest inputs.

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from .. import reductions
+from ..arguments import Progress, thread_count, whole_number
 from ..arrays import Rows, as_rows, same_inputs
 from ..calibration import Null, trace_product_moments
-from ..reductions import HsicSums, Progress
+from ..reductions import HsicSums
 from .similarity import Grid, Similarity, grid_of
 
 ESTIMATORS = ("debiased", "biased")
@@ -55,7 +56,7 @@ class RBF:
                 raise TypeError(f"[RBF] expected {name} as a number, got {type(value).__name__}")
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"[RBF] expected {name} as a positive number, got {value!r}")
-        reductions.whole_number(self.sample, "sample", function="RBF", least=2)
+        whole_number(self.sample, "sample", function="RBF", least=2)
 
     def bandwidth(self, rows: Rows, *, function: str, threads: int) -> float:
         """sigma for these rows."""
@@ -223,9 +224,9 @@ def _sums(
     block_rows: int | None,
     progress: Progress | None,
 ) -> HsicSums:
-    count = reductions.thread_count(threads, function=function)
+    count = thread_count(threads, function=function)
     if block_rows is not None:
-        reductions.whole_number(block_rows, "block_rows", function=function)
+        whole_number(block_rows, "block_rows", function=function)
     rows = [*left, *right]
     sigmas = None
     if isinstance(kernel, RBF):

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from .. import reductions
+from ..arguments import Progress, thread_count, whole_number
 from ..arrays import as_rows, same_inputs
 from ..calibration import Null, add_one_p, edge_patterns, shared_edges_moments
-from ..reductions import Progress
 from .similarity import Grid, Similarity, grid_of
 
 METRICS = ("cosine", "inner_product", "euclidean")
@@ -108,14 +108,14 @@ def _graph(
     most = len(rows) - 1 if others is None else len(others)
     check_k(k, most, most + (others is None), function=function)
     if block_rows is not None:
-        reductions.whole_number(block_rows, "block_rows", function=function)
+        whole_number(block_rows, "block_rows", function=function)
     indices, scores, scanned = reductions.nearest(
         rows,
         others,
         int(k),
         metric,
         function=function,
-        threads=reductions.thread_count(threads, function=function),
+        threads=thread_count(threads, function=function),
         block_rows=block_rows,
         progress=progress,
     )
@@ -131,14 +131,14 @@ def check_metric(metric: str, *, function: str, among: Sequence[str] = METRICS) 
 
 def check_k(k: Any, most: int, rows: int, *, function: str) -> None:
     """Raises TypeError for a k that is no int, ValueError below 1 or above ``most``, all that ``rows`` rows offer."""
-    if reductions.whole_number(k, "k", function=function) > most:
+    if whole_number(k, "k", function=function) > most:
         raise ValueError(f"[{function}] expected k of at most {most} for {rows} rows, got {k}")
 
 
 def check_relabellings(permutations: Any, seed: Any, *, least: int, function: str) -> None:
     """Raises TypeError where one is no int, ValueError for fewer than ``least`` permutations or a negative seed."""
-    reductions.whole_number(permutations, "permutations", function=function, least=least)
-    reductions.whole_number(seed, "seed", function=function, least=0)
+    whole_number(permutations, "permutations", function=function, least=least)
+    whole_number(seed, "seed", function=function, least=0)
 
 
 def mutual_knn(
