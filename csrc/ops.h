@@ -108,7 +108,7 @@ int64_t rank_neighbours(const Source& x, const Source& base, Metric metric, int6
                         const Certificate& certificate, int64_t first, int64_t* indices /* [rows, k] */,
                         float* scores /* [rows, k] */, int threads);
 
-// The instruction set chosen for this CPU: "avx512", "avx2" or "generic".
+// The instruction set chosen for this CPU: "avx512bf16", "avx512", "avx2" or "generic".
 const char* instruction_set();
 
 namespace cuda {

@@ -424,7 +424,7 @@ def with_instruction_set(name: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("name", ["generic", "avx2", "avx512"])
+@pytest.mark.parametrize("name", ["generic", "avx2", "avx512", "avx512bf16"])
 def test_instruction_sets_agree(name: str) -> None:
     run = with_instruction_set(name)
     if name != "generic" and "as this CPU has it" in run.stderr:
@@ -440,7 +440,7 @@ def test_instruction_sets_agree(name: str) -> None:
 def test_unknown_instruction_set() -> None:
     run = with_instruction_set("mmx")
     assert run.returncode == 1
-    assert "ValueError: REPSIM_ISA: expected avx512, avx2 or generic, as this CPU has it, got mmx" in run.stderr
+    assert "ValueError: REPSIM_ISA: expected avx512bf16, avx512, avx2 or generic, as this CPU has it, got mmx" in run.stderr
 
 
 REFUSED_THREADS = """

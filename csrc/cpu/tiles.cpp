@@ -6,6 +6,8 @@
 // break older CPUs.
 #include "tiles.h"
 
+#include "micro.h"
+
 namespace repsim::cpu::REPSIM_ISA {
 namespace {
 
@@ -36,50 +38,20 @@ inline double total(const Doubles (&sum)[2]) {
   return result;
 }
 
-// Rows of a in registers by columns of b in vectors; 24, 8 or 16 accumulators hide the latency of the multiply-add.
-constexpr int kRows = REPSIM_MICRO_ROWS;
-constexpr int kColumns = REPSIM_MICRO_COLUMNS;
-constexpr int kVectors = kColumns / kLanes;
+void multiply(const float* a, const float* b, int64_t depth, float* c) { Micro<float>::product<false>(a, b, depth, c); }
 
-// Features taken at a time: both operands of the micro kernel then stay in L2 at any depth.
-constexpr int64_t kDepthChunk = 512;
-
-template <bool accumulate>
-inline void micro(const float* a, const float* b, int64_t panel_stride, int64_t depth, float* c) {
-  Vector sum[kRows][kVectors] = {};
-  for (int64_t k = 0; k < depth; ++k) {
-    Vector column[kVectors];
-    for (int v = 0; v < kVectors; ++v)
-      column[v] = load(b + (v * kLanes / kPanel) * panel_stride + k * kPanel + (v * kLanes) % kPanel);
-    for (int r = 0; r < kRows; ++r) {
-      const Vector row = broadcast(a[k * kPanel + r]);
-      for (int v = 0; v < kVectors; ++v) sum[r][v] += row * column[v];
-    }
-  }
-  // A chunk is added whole to those before it: the rounding grows with the chunks, not with the depth.
-  for (int r = 0; r < kRows; ++r)
-    for (int v = 0; v < kVectors; ++v) {
-      float* at = c + r * kTile + v * kLanes;
-      store(at, accumulate ? load(at) + sum[r][v] : sum[r][v]);
-    }
+void add_products(const double* a, const double* b, int64_t depth, double* c) {
+  Micro<double>::product<true>(a, b, depth, c);
 }
 
-void multiply(const float* a, const float* b, int64_t depth, float* c) {
-  const int64_t panel_stride = depth * kPanel;
-  for (int64_t k = 0; k < depth; k += kDepthChunk) {
-    const int64_t chunk = depth - k < kDepthChunk ? depth - k : kDepthChunk;
-    for (int64_t j = 0; j < kTile; j += kColumns)
-      for (int64_t i = 0; i < kTile; i += kRows) {
-        const float* rows = a + i / kPanel * panel_stride + k * kPanel + i % kPanel;
-        const float* columns = b + j / kPanel * panel_stride + k * kPanel;
-        float* out = c + i * kTile + j;
-        if (k == 0)
-          micro<false>(rows, columns, panel_stride, chunk, out);
-        else
-          micro<true>(rows, columns, panel_stride, chunk, out);
-      }
-  }
+#ifdef __AVX512BF16__
+void multiply_pairs(const uint32_t* a, const uint32_t* b, int64_t words, float* c) {
+  Micro<BFloatPair>::product<false>(reinterpret_cast<const BFloatPair*>(a), reinterpret_cast<const BFloatPair*>(b),
+                                    words, c);
 }
+#else
+constexpr auto multiply_pairs = nullptr;
+#endif
 
 // exp(min(x, 0)) - shift. exp(x) = 2^m + 2^m (e^r - 1) with |r| <= ln2 / 2, e^r - 1 by its Taylor polynomial of
 // degree 7. The shift is taken from 2^m, so that K - shift keeps its digits where all K are near 1 and where all are
@@ -195,6 +167,6 @@ int32_t select(const float* c, const float* row_threshold, const float* column_t
 }  // namespace
 
 extern const TileOps ops;
-const TileOps ops = {REPSIM_ISA_NAME, multiply, rbf, subtract_halves, sums, dot, select};
+const TileOps ops = {REPSIM_ISA_NAME, multiply, add_products, multiply_pairs, rbf, subtract_halves, sums, dot, select};
 
 }  // namespace repsim::cpu::REPSIM_ISA

@@ -18,6 +18,11 @@ struct TileOps {
   // c[i][j] = a_i . b_j
   void (*multiply)(const float* a /* 12 panels */, const float* b /* 12 panels */, int64_t depth,
                    float* c /* [192, 192] */);
+  // c[i][j] += a_i . b_j in float64; panels as those of float32, [12, depth, 16]
+  void (*add_products)(const double* a, const double* b, int64_t depth, double* c /* [192, 192] */);
+  // c[i][j] = a_i . b_j of bfloat16 pairs, summed in float32: word t of a row holds its features 2t (lower half) and
+  // 2t + 1. Null where the instruction set has no such product.
+  void (*multiply_pairs)(const uint32_t* a /* [12, words, 16] */, const uint32_t* b, int64_t words, float* c);
   // c[i][j] = exp(min(c[i][j] - half_i[i] - half_j[j], 0)) - shift
   void (*rbf)(float* c, const float* half_i /* [192] */, const float* half_j /* [192] */, float shift);
   // c[i][j] -= half_i[i] + half_j[j]
