@@ -140,7 +140,7 @@ class Similarity(float):
         return self.options[name]
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as one flat dict of plain values, ready for a row of a table, with a standard error if there is one."""
+        """Everything as one flat dict of plain values, ready for a row of a table; a standard error if there is one."""
         return {
             "measure": self.measure,
             "value": self.value,
