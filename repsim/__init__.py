@@ -14,6 +14,7 @@ from .kernels import RBF, Cosine, Kernel, LaplacianL1, LaplacianL2, Linear, Poly
 from .measures.cka import angular_cka, cka, hsic
 from .measures.neighbours import Neighbours, cknna, mutual_knn, nearest
 from .measures.similarity import Similarity
+from .native import cmake_dir
 from .store import Store
 
 __version__ = "0.1.0"
@@ -33,6 +34,7 @@ __all__ = [
     "angular_cka",
     "cka",
     "cknna",
+    "cmake_dir",
     "compare",
     "hsic",
     "mutual_knn",
