@@ -58,7 +58,8 @@ def robust_centre(rows: Rows, *, function: str, threads: int) -> Centre:
 def _unless_equal(rows: Rows, found: Centre, rounding: float, function: str) -> Centre:
     if not found.squared_norms.max() > rounding:
         raise ValueError(
-            f"[{function}] expected {rows.name} whose rows differ, got zero variance (all {len(rows)} rows are equal)"
+            f"[{function}] expected {rows.name} whose rows differ, got zero variance (all {len(rows)} rows are equal, "
+            "or closer than 1e-160)"
         )
     return found
 

@@ -47,7 +47,7 @@ def median_distance(
         packer = Packer(rows, c.middle, np.broadcast_to(unit, len(rows)), threads)
         low, high = _streamed_median(packer, distance, (low + high) / 2 * unit, block_rows, progress)
         low, high = low / unit, high / unit
-    if not low > 0:
+    if not high > 0:
         raise ValueError(
             f"[{function}] expected {rows.name} whose median distance is positive, got zero; give the kernel a sigma"
         )
