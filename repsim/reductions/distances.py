@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..arrays import Rows
 from .centre import evenly_spaced, robust_centre
-from .feature_space import FEATURE_ROWS, blas
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
+
+COLUMNS = 2048  # a stripe of them at a time keeps the sample small
 
 _EPS64 = float(np.finfo(np.float64).eps)
 
@@ -34,8 +40,8 @@ def median_distance(rows: Rows, *, sample: int, function: str, threads: int) -> 
     norms = c.squared_norms[picked]
     squared = np.zeros((len(norms), len(norms)))
     with blas().limit(limits=threads, user_api="blas"):
-        for start in range(0, rows.depth, FEATURE_ROWS):  # a stripe of columns at a time keeps the sample small
-            columns = slice(start, start + FEATURE_ROWS)
+        for start in range(0, rows.depth, COLUMNS):
+            columns = slice(start, start + COLUMNS)
             part = rows.wide(picked, columns) - c.middle[columns]
             squared -= part @ part.T
     squared *= 2
@@ -55,3 +61,10 @@ def median_distance(rows: Rows, *, sample: int, function: str, threads: int) -> 
             f"[{function}] expected {rows.name} whose median distance is positive, got zero; pass RBF(sigma=...)"
         )
     return (math.sqrt(low) + math.sqrt(high)) / 2
+
+
+@functools.lru_cache(maxsize=1)
+def blas() -> ThreadpoolController:
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
