@@ -9,6 +9,7 @@ repsim.compare({"layer1": x1, "layer2": x2}, {"layer1": y1})
 
 from __future__ import annotations
 
+from . import streaming
 from .compare import Comparison, compare
 from .measures.cka import RBF, Linear, cka, hsic
 from .measures.neighbours import Neighbours, cknna, mutual_knn, nearest
@@ -30,4 +31,5 @@ __all__ = [
     "hsic",
     "mutual_knn",
     "nearest",
+    "streaming",
 ]

@@ -10,7 +10,7 @@ import numpy as np
 from .. import _core, blocks
 from ..arguments import Progress, require_memory
 from ..arrays import RESIDENT_BYTES, Rows
-from .moments import MOST_ROOM, Centred, FeatureMoments, lifted_bytes, provisional_origin
+from .moments import Centred, FeatureMoments, lifted_bytes, provisional_origin, room_for
 from .sums import HsicSums, asked_pairs
 
 Pair = tuple[int, int]
@@ -98,35 +98,28 @@ def _passes(
 ) -> list[tuple[list[Pair], int]]:
     """Pairs to be made in one pass over their matrices, and the rows that it lifts at a time."""
 
-    def products(pairs: Sequence[Pair]) -> int:
-        return sum((matrices[p].depth + 2) * (matrices[q].depth + 2) * 8 for p, q in pairs)
+    def depths(pairs: Sequence[Pair]) -> list[int]:
+        return [matrices[p].depth for p in {p for pair in pairs for p in pair}]
 
-    def rows_at_a_time(pairs: Sequence[Pair], room: int) -> int:
-        members = {p for pair in pairs for p in pair}
-        return sum(lifted_bytes(matrices[p].depth, room) for p in members)
-
-    # The pages of one map at a time are held.
+    # Beside the products; the pages of one map at a time are held.
     resident = max((min(RESIDENT_BYTES, r.values.nbytes) if r.mapping else 0) for r in matrices)
 
-    def needed(pairs: Sequence[Pair], room: int = _core.SUMMED_ROWS) -> int:
-        return products(pairs) + rows_at_a_time(pairs, room) + resident
+    def held(pairs: Sequence[Pair]) -> int:
+        return resident + sum((matrices[p].depth + 2) * (matrices[q].depth + 2) * 8 for p, q in pairs)
+
+    def least(pairs: Sequence[Pair]) -> int:
+        return held(pairs) + lifted_bytes(depths(pairs), _core.SUMMED_ROWS)
 
     passes: list[list[Pair]] = []
     for pair in sorted(asked):  # those of one matrix follow each other: a pass reads few matrices
         if memory is not None:
             width = f"{matrices[pair[0]].depth} x {matrices[pair[1]].depth}"
-            require_memory(needed([pair]), memory, function=function, purpose=f"the {width} products of features")
-        if passes and (memory is None or needed([*passes[-1], pair]) <= memory):
+            require_memory(least([pair]), memory, function=function, purpose=f"the {width} products of features")
+        if passes and (memory is None or least([*passes[-1], pair]) <= memory):
             passes[-1].append(pair)
         else:
             passes.append([pair])
-
-    def room(pairs: Sequence[Pair]) -> int:
-        rows = MOST_ROOM
-        while rows > _core.SUMMED_ROWS and (
-            rows_at_a_time(pairs, rows) > blocks.PACKED_BUDGET or (memory is not None and needed(pairs, rows) > memory)
-        ):
-            rows //= 2
-        return rows
-
-    return [(pairs, room(pairs)) for pairs in passes]
+    budgets = [
+        blocks.PACKED_BUDGET if memory is None else min(blocks.PACKED_BUDGET, memory - held(pairs)) for pairs in passes
+    ]
+    return [(pairs, room_for(depths(pairs), budget)) for pairs, budget in zip(passes, budgets, strict=True)]

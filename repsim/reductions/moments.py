@@ -7,17 +7,17 @@ rows centred at their mean need no second pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from .. import _core, blocks
 from ..arrays import Rows
-from .centre import equal_rows, evenly_spaced, not_finite
+from .centre import column_sums, equal_rows, evenly_spaced, not_finite, squared_norms
 
 FIRST_ROWS = 255  # whose median is the provisional origin
-MOST_ROOM = 2048  # lifted rows held at a time: a power of two times the 512 rows that are summed together
+MOST_ROOM = 1024  # lifted rows held at a time: a power of two times the 512 rows that are summed together
 LONGEST = 1e140  # squared norm: its square and sums of that are numbers, and so are they of 1 / LONGEST
 
 _PART = 2**17  # numbers of a temporary
@@ -75,26 +75,40 @@ class FeatureMoments:
         """
         start, count = 0, len(block[0])
         while start < count:
-            stop = min(start + self._room - self.gathered, count)
-            for p, (rows, panels) in enumerate(zip(block, self._gathering(), strict=True)):
+            stop = min(start + self.room_left, count)
+            longest = [
                 self._lift(p, rows, start, stop, panels, function=function, threads=threads)
+                for p, (rows, panels) in enumerate(zip(block, self._gathering(), strict=True))
+            ]
+            self.longest = [max(pair) for pair in zip(self.longest, longest, strict=True)]
             self.gathered += stop - start
-            if self.gathered == self._room:
+            if not self.room_left:
                 self.sum_gathered(threads=threads)
             start = stop
 
+    @property
+    def room_left(self) -> int:
+        """Rows that can come before products are taken: so many are added wholly or, after an error, not at all."""
+        return self._room - self.gathered
+
+    def check(self, block: Sequence[Rows], *, function: str, threads: int) -> None:
+        """Raise what :meth:`add` would raise."""
+        for rows, shift in zip(block, self.shifts, strict=True):
+            check_rows(rows, shift, len(self), function=function, threads=threads)
+
     def _lift(
         self, p: int, rows: Rows, start: int, stop: int, panels: np.ndarray, *, function: str, threads: int
-    ) -> None:
-        at = self.gathered
+    ) -> float:
+        at, longest = self.gathered, 0.0
         for first, last in rows.sweep(start, stop):
-            bad, longest = _core.lift_rows(rows.values[first:last], rows.dtype, self.shifts[p], at, panels, threads)
+            bad, here = _core.lift_rows(rows.values[first:last], rows.dtype, self.shifts[p], at, panels, threads)
             if bad >= 0:
                 raise not_finite(rows, self.summed + at + bad, function=function)
-            if not longest < LONGEST:
-                raise too_long(rows, longest, function=function)
-            self.longest[p] = max(self.longest[p], longest)
+            if not here < LONGEST:
+                raise too_long(rows, here, function=function)
+            longest = max(longest, here)
             at += last - first
+        return longest
 
     def _gathering(self) -> list[np.ndarray]:
         if not self._panels:
@@ -192,8 +206,30 @@ def provisional_origin(rows: Rows) -> np.ndarray:
     return np.where(np.isfinite(origin), origin, 0.0)  # rows that are not finite are named when they are read
 
 
-def lifted_bytes(depth: int, rows: int) -> int:
-    return -(-(depth + 2) // 48) * 48 * rows * 8
+def check_rows(rows: Rows, origin: np.ndarray | None, first: int, *, function: str, threads: int) -> None:
+    """Refuse rows that are not finite, named from ``first`` on, or too far from the origin.
+
+    Raises
+    ------
+    ValueError: as said.
+    """
+    column_sums(rows, function=function, threads=threads, first=first)
+    longest = float(squared_norms(rows, origin, function=function, threads=threads).max())
+    if not longest < LONGEST:
+        raise too_long(rows, longest, function=function)
+
+
+def lifted_bytes(depths: Iterable[int], rows: int) -> int:
+    """Memory of so many lifted rows of each matrix."""
+    return sum(-(-(depth + 2) // 48) * 48 * rows * 8 for depth in depths)
+
+
+def room_for(depths: Sequence[int], budget: int = blocks.PACKED_BUDGET) -> int:
+    """Rows of all matrices to lift at a time: what fits the budget, at least those that are summed together."""
+    room = MOST_ROOM
+    while room > _core.SUMMED_ROWS and lifted_bytes(depths, room) > budget:
+        room //= 2
+    return room
 
 
 def too_long(rows: Rows, longest: float, *, function: str) -> ValueError:
