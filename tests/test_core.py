@@ -440,7 +440,10 @@ def test_instruction_sets_agree(name: str) -> None:
 def test_unknown_instruction_set() -> None:
     run = with_instruction_set("mmx")
     assert run.returncode == 1
-    assert "ValueError: REPSIM_ISA: expected avx512bf16, avx512, avx2 or generic, as this CPU has it, got mmx" in run.stderr
+    assert (
+        "ValueError: REPSIM_ISA: expected avx512bf16, avx512, avx2 or generic, as this CPU has it, got mmx"
+        in run.stderr
+    )
 
 
 REFUSED_THREADS = """

@@ -81,6 +81,8 @@ def squared_norms(rows: Rows, shift: np.ndarray | None, *, function: str, thread
     norms = np.empty(len(rows))
     _core.squared_norms(rows.values, rows.dtype, shift, norms, threads)
     longest = float(norms.max())
+    if not math.isfinite(longest):
+        column_sums(rows, function=function, threads=threads)  # names a row that is not finite
     if not (longest == 0 or 1e-280 < longest < 1e280):
         raise ValueError(
             f"[{function}] expected {rows.name} with values between about 1e-140 and 1e140, whose squares float64 "
@@ -108,6 +110,18 @@ class Packer:
             self.rows.values[first:stop], self.rows.dtype, self.shift, scale, self.offset, panels, halves, self.threads
         )
         return panels, halves
+
+    def pairs(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The same in pairs of bfloat16, and how far each packed row lies from the row it stands for."""
+        panels = blocks.empty_panels(count, -(-self.rows.depth // 2)).view(np.uint32)
+        halves, residuals = np.empty(count, np.float32), np.empty(count, np.float32)
+        stop = first + count
+        scale = np.ascontiguousarray(self.scale[first:stop])
+        _core.pack_pairs(
+            self.rows.values[first:stop], self.rows.dtype, self.shift, scale, self.offset, panels, halves, residuals,
+            self.threads,
+        )  # fmt: skip
+        return panels, halves, residuals
 
 
 def a_few(rows: Rows) -> np.ndarray:
