@@ -35,10 +35,10 @@ inline void scores(const TileOps& ops, const SearchPair& pair, Metric metric, co
   const int64_t first_i = tile.i * pair.words, first_j = tile.j * pair.words;
   if (pair.filter == Filter::bfloat16)
     ops.multiply_pairs(static_cast<const uint32_t*>(pair.rows_i) + first_i,
-                       static_cast<const uint32_t*>(pair.rows_j) + first_j, pair.words, c);
+                       static_cast<const uint32_t*>(pair.rows_j) + first_j, pair.words, tile.rows, c);
   else
-    ops.multiply(static_cast<const float*>(pair.rows_i) + first_i, static_cast<const float*>(pair.rows_j) + first_j,
-                 pair.words, c);
+    ops.multiply_rows(static_cast<const float*>(pair.rows_i) + first_i,
+                      static_cast<const float*>(pair.rows_j) + first_j, pair.words, tile.rows, c);
   if (metric == Metric::euclidean) {
     copy_padded(pair.half_i + tile.i, tile.rows, half_i);
     copy_padded(pair.half_j + tile.j, tile.columns, half_j);

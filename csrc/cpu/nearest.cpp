@@ -5,13 +5,13 @@
 #include <algorithm>
 #include <cfloat>
 #include <cmath>
-#include <functional>
 #include <memory>
 #include <mutex>
 #include <vector>
 
 #include "candidates.h"
 #include "parallel.h"
+#include "row_ops.h"
 #include "tile_grid.h"
 #include "tiles.h"
 
@@ -25,7 +25,14 @@ struct Found {
 
 // Adds the candidates of one stripe of 192 rows; the caller holds the stripe's lock.
 void offer(const Candidates& all, int64_t first_row, const std::vector<Found>& found, int64_t k) {
-  for (const Found& one : found) {
+  constexpr size_t kAhead = 8;
+  const auto keep_largest = cpu::row_ops().keep_largest;
+  for (size_t at = 0; at < found.size(); ++at) {
+    if (at + kAhead < found.size()) {  // lists are long and lie apart: the next ones are fetched meanwhile
+      const int64_t next = first_row + found[at + kAhead].row;
+      __builtin_prefetch(all.keys + next * all.capacity + all.counts[next], 1);
+    }
+    const Found& one = found[at];
     const int64_t row = first_row + one.row;
     float& threshold = all.thresholds[row];
     if (cpu::key_score(one.key) < threshold) continue;  // it has risen since the tile was scanned
@@ -33,9 +40,8 @@ void offer(const Candidates& all, int64_t first_row, const std::vector<Found>& f
     int32_t& count = all.counts[row];
     keys[count++] = one.key;
     if (count == all.capacity || (count == k && threshold == -FLT_MAX)) {
-      std::nth_element(keys, keys + k - 1, keys + count, std::greater<>());
+      float risen = cpu::key_score(keep_largest(keys, count, k));
       count = static_cast<int32_t>(k);
-      float risen = cpu::key_score(keys[k - 1]);
       __atomic_store(&threshold, &risen, __ATOMIC_RELAXED);  // other threads read it without the lock
     }
   }
@@ -48,7 +54,7 @@ void read_thresholds(const float* from, int64_t valid, float* to) {
 
 struct Workspace {
   cpu::TileBuffer scores{kTile * kTile};
-  std::vector<cpu::Hit> hits = std::vector<cpu::Hit>(kTile * kTile);
+  cpu::Hits hits;
   std::vector<Found> for_rows, for_columns;
   alignas(64) float half_i[kTile], half_j[kTile], threshold_i[kTile], threshold_j[kTile];
 };
@@ -73,16 +79,17 @@ void nearest(const SearchPair& pair, Metric metric, const BlockRange& range, boo
     const bool serves_columns = symmetric && !tile.diagonal;
     read_thresholds(candidates.thresholds + first_i, tile.rows, own->threshold_i);
     read_thresholds(candidates.thresholds + first_j, serves_columns ? tile.columns : 0, own->threshold_j);
-    const int32_t count = ops.select(c, own->threshold_i, own->threshold_j, own->hits.data());
+    ops.select(c, own->threshold_i, own->threshold_j, own->hits);
     own->for_rows.clear();
     own->for_columns.clear();
-    for (int32_t h = 0; h < count; ++h) {
-      const cpu::Hit& hit = own->hits[h];
-      if (hit.score >= own->threshold_i[hit.row])
-        own->for_rows.push_back({hit.row, cpu::make_key(hit.score, first_j + hit.column)});
-      if (serves_columns && hit.score >= own->threshold_j[hit.column])
-        own->for_columns.push_back({hit.column, cpu::make_key(hit.score, first_i + hit.row)});
-    }
+    for (int32_t h = 0, row = 0; row < kTile; ++row)
+      for (; h < own->hits.ends[row]; ++h) {
+        const int32_t column = own->hits.columns[h];
+        const float score = own->hits.scores[h];
+        if (score >= own->threshold_i[row]) own->for_rows.push_back({row, cpu::make_key(score, first_j + column)});
+        if (serves_columns && score >= own->threshold_j[column])
+          own->for_columns.push_back({column, cpu::make_key(score, first_i + row)});
+      }
     if (!own->for_rows.empty()) {
       std::lock_guard lock(stripes[first_i / kTile]);
       offer(candidates, first_i, own->for_rows, k);

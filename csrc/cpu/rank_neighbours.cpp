@@ -4,8 +4,6 @@
 #include <atomic>
 #include <cfloat>
 #include <cmath>
-#include <functional>
-#include <limits>
 #include <memory>
 #include <mutex>
 #include <stdexcept>
@@ -18,8 +16,6 @@
 
 namespace repsim {
 namespace {
-
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 struct Scored {
   double worse;  // minus the score: ascending order is best first, ties to the lower index
@@ -85,32 +81,30 @@ class RowBounds {
     residual_ = c_.residuals[i];
   }
 
-  // How far row j may be, given the score of its tile: a distance, or minus an inner product.
-  struct Interval {
-    double nearest, farthest;
-  };
-  Interval operator()(float score, int64_t j) const {
+  // How far row j is at least, given the score of its tile: a distance, or minus an inner product.
+  double nearest(float score, int64_t j) const {
     const double norm = norm_of(c_.base_halves[j]), residual = c_.base_residuals[j], error = packed(norm);
-    if (metric_ == Metric::inner_product) {
-      const double off = error + norm_ * residual + residual_ * (norm + residual);
-      return {-score - off, -score + off};
-    }
-    const double off = residual_ + residual;
-    return {std::sqrt(std::max(0.0, -2 * (score + error))) - off, std::sqrt(std::max(0.0, 2 * (error - score))) + off};
+    if (metric_ == Metric::inner_product) return -score - (error + norm_ * residual + residual_ * (norm + residual));
+    return std::sqrt(std::max(0.0, -2 * (score + error))) - residual_ - residual;
+  }
+
+  // How far a row can be at most whose float64 score is at least `kth`, in the same units.
+  double reach(double kth) const {
+    if (metric_ == Metric::inner_product)
+      return 2 * rounding_ * (norm_ + residual_) * (c_.longest + c_.coarsest) - kth * c_.unit * c_.unit;
+    return metric_ == Metric::cosine ? std::sqrt(std::max(0.0, 2 - 2 * kth + 4 * rounding_))
+                                     : -kth * c_.unit * (1 + 2 * rounding_);
   }
 
   // No row whose tile scores below this is as near as the k-th, whose float64 score is `kth`.
   double level(double kth) const {
-    if (metric_ == Metric::inner_product) {
-      const double off = norm_ * c_.coarsest + residual_ * (c_.longest + c_.coarsest) + packed(c_.longest);
-      return kth * c_.unit * c_.unit - off - 2 * rounding_ * (norm_ + residual_) * (c_.longest + c_.coarsest);
-    }
-    const double distance = metric_ == Metric::cosine ? std::sqrt(std::max(0.0, 2 - 2 * kth + 4 * rounding_))
-                                                      : -kth * c_.unit * (1 + 2 * rounding_);
+    if (metric_ == Metric::inner_product)
+      return -reach(kth) - (norm_ * c_.coarsest + residual_ * (c_.longest + c_.coarsest) + packed(c_.longest));
     // As near a row lies no further out than this one and the distance.
+    const double distance = reach(kth);
     const double residual = std::min(c_.coarsest, c_.ratio * (norm_ + residual_ + distance) + c_.floor);
-    const double reach = distance + residual_ + residual;
-    return -reach * reach / 2 - packed(norm_ + reach);
+    const double packed_distance = distance + residual_ + residual;
+    return -packed_distance * packed_distance / 2 - packed(norm_ + packed_distance);
   }
 
  private:
@@ -125,91 +119,6 @@ class RowBounds {
   Metric metric_;
   double roundings_, flushed_, rounding_;
   double norm_ = 0.0, residual_ = 0.0;
-};
-
-struct Ranker {
-  Exact exact;
-  RowBounds bounds;
-  struct Candidate {
-    double nearest;
-    int64_t index;
-  };
-  std::vector<Candidate> candidates;
-  std::vector<double> farthest;
-  std::vector<Scored> best;
-  Ranker(const Ranking& ranking, const Certificate& certificate) : exact(ranking), bounds(ranking, certificate) {}
-};
-
-}  // namespace
-
-int64_t rank_neighbours(const Ranking& ranking, const Candidates& candidates, const Certificate& certificate,
-                        int64_t* indices, double* scores, uint8_t* open, int threads) {
-  constexpr int64_t kRowsAtATime = 16;
-  const int64_t rows = ranking.x.rows, k = ranking.k;
-  std::atomic<int64_t> left_open{0};
-
-  // The best candidates of row i in `own.best`; whether nothing that was turned away can be among them.
-  auto rank_row = [&](int64_t i, Ranker& own) {
-    own.exact.hold(i);
-    own.bounds.hold(i);
-    uint64_t* keys = candidates.keys + i * candidates.capacity;
-    int64_t count = candidates.counts[i];
-    double turned_away = candidates.thresholds[i];  // no score of a row that is no candidate is above this
-    if (count > certificate.kept) {
-      count = certificate.kept;
-      std::nth_element(keys, keys + count - 1, keys + candidates.counts[i], std::greater<>());
-      turned_away = cpu::key_score(keys[count - 1]);
-    }
-    own.candidates.clear();
-    own.farthest.clear();
-    for (int64_t m = 0; m < count; ++m) {
-      const int64_t j = cpu::key_index(keys[m]);
-      if (j == ranking.own[i]) continue;
-      const RowBounds::Interval interval = own.bounds(cpu::key_score(keys[m]), j);
-      own.candidates.push_back({interval.nearest, j});
-      own.farthest.push_back(interval.farthest);
-    }
-    const int64_t known = static_cast<int64_t>(own.candidates.size());
-    if (known < k) throw std::invalid_argument("candidates: expected at least k in every row");
-    std::nth_element(own.farthest.begin(), own.farthest.begin() + (k - 1), own.farthest.end());
-    const double kth_at_most = own.farthest[k - 1];
-    for (int64_t m = 0; m < certificate.heavy_count; ++m) {
-      const int64_t j = certificate.heavy[m];
-      const auto is_candidate = [&](const Ranker::Candidate& one) { return one.index == j; };
-      if (j != ranking.own[i] && std::none_of(own.candidates.begin(), own.candidates.begin() + known, is_candidate))
-        own.candidates.push_back({-kInfinity, j});
-    }
-    own.best.clear();
-    for (const Ranker::Candidate& one : own.candidates)
-      if (one.nearest <= kth_at_most) own.best.push_back(own.exact(one.index));
-    std::partial_sort(own.best.begin(), own.best.begin() + k, own.best.end());
-    return known == ranking.base.rows - (ranking.own[i] >= 0) || own.bounds.level(-own.best[k - 1].worse) > turned_away;
-  };
-  auto work = [&](int64_t chunk, std::unique_ptr<Ranker>& own) {
-    for (int64_t i = chunk * kRowsAtATime; i < std::min((chunk + 1) * kRowsAtATime, rows); ++i) {
-      const bool decided = rank_row(i, *own);
-      open[i] = !decided;
-      if (!decided) left_open.fetch_add(1, std::memory_order_relaxed);
-      for (int64_t m = 0; m < k; ++m) {
-        indices[i * k + m] = own->best[m].index;
-        scores[i * k + m] = 0.0 - own->best[m].worse;  // of duplicates 0, not -0
-      }
-    }
-  };
-  cpu::parallel((rows + kRowsAtATime - 1) / kRowsAtATime, threads,
-                [&] { return std::make_unique<Ranker>(ranking, certificate); }, work);
-  return left_open.load();
-}
-
-namespace {
-
-struct Settler {
-  cpu::TileBuffer scores{kTile * kTile};
-  std::vector<cpu::Hit> hits = std::vector<cpu::Hit>(kTile * kTile);
-  alignas(64) float half_i[kTile], half_j[kTile], level_i[kTile], level_j[kTile];
-  Exact exact;
-  std::vector<Scored> found;
-  explicit Settler(const Ranking& ranking) : exact(ranking) { std::fill(level_j, level_j + kTile, FLT_MAX); }
 };
 
 // Puts one row into a list that is sorted best first, unless it stands there or all of the list are better.
@@ -227,8 +136,122 @@ void insert(const Scored& one, int64_t k, int64_t* indices, double* scores) {
   std::copy_backward(indices + low, indices + k - 1, indices + k);
   std::copy_backward(scores + low, scores + k - 1, scores + k);
   indices[low] = one.index;
-  scores[low] = 0.0 - one.worse;
+  scores[low] = 0.0 - one.worse;  // of duplicates 0, not -0
 }
+
+// What one thread keeps.
+struct Ranker {
+  Exact exact;
+  RowBounds bounds;
+  std::vector<Scored> best;
+  Ranker(const Ranking& ranking, const Certificate& certificate) : exact(ranking), bounds(ranking, certificate) {}
+};
+
+}  // namespace
+
+int64_t rank_neighbours(const Ranking& ranking, const Candidates& candidates, const Certificate& certificate,
+                        int64_t* indices, double* scores, uint8_t* open, int threads) {
+  constexpr int64_t kRowsAtATime = 16;
+  // Candidates lie anywhere in the base. Taking the base in parts that stay in cache, and all rows for each, they are
+  // read from there; a base that is many times larger than the cache gains nothing by more parts.
+  constexpr int64_t kPartBytes = 4 << 20, kMostParts = 16;
+  const int64_t rows = ranking.x.rows, k = ranking.k, depth = ranking.x.depth;
+  const int64_t part_rows = std::max(kPartBytes / (cpu::bytes_of(ranking.base.dtype) * depth),
+                                     (ranking.base.rows + kMostParts - 1) / kMostParts);
+  const auto keep_largest = cpu::row_ops().keep_largest;
+
+  auto for_rows = [&](auto use) {
+    auto work = [&](int64_t chunk, std::unique_ptr<Ranker>& own) {
+      for (int64_t i = chunk * kRowsAtATime; i < std::min((chunk + 1) * kRowsAtATime, rows); ++i)
+        use(i, *own, candidates.keys + i * candidates.capacity, indices + i * k, scores + i * k);
+    };
+    cpu::parallel((rows + kRowsAtATime - 1) / kRowsAtATime, threads,
+                  [&] { return std::make_unique<Ranker>(ranking, certificate); }, work);
+  };
+
+  // The k best candidates by their tiles' scores, in no order, then the others that are kept.
+  std::vector<int32_t> known(rows);
+  std::vector<float> turned_away(rows);
+  for_rows([&](int64_t i, Ranker&, uint64_t* keys, int64_t* list, double*) {
+    int64_t count = candidates.counts[i];
+    turned_away[i] = candidates.thresholds[i];  // no score of a row that is no candidate is above this
+    if (count > certificate.kept) {
+      turned_away[i] = cpu::key_score(keep_largest(keys, count, certificate.kept));
+      count = certificate.kept;
+    }
+    count =
+        std::remove_if(keys, keys + count, [&](uint64_t key) { return cpu::key_index(key) == ranking.own[i]; }) - keys;
+    if (count < k) throw std::invalid_argument("candidates: expected at least k in every row");
+    keep_largest(keys, count, k);
+    std::transform(keys, keys + k, list, cpu::key_index);
+    known[i] = static_cast<int32_t>(count);
+  });
+  for (int64_t part = 0; part < ranking.base.rows; part += part_rows)
+    for_rows([&](int64_t i, Ranker& own, uint64_t*, int64_t* list, double* exact) {
+      bool held = false;
+      for (int64_t m = 0; m < k; ++m) {
+        if (list[m] < part || list[m] >= part + part_rows) continue;
+        if (!held) own.exact.hold(i);
+        held = true;
+        exact[m] = -own.exact(list[m]).worse;
+      }
+    });
+
+  // They are a list; of the other candidates those stay that may be as near as its last.
+  std::vector<int32_t> doubtful(rows);
+  for_rows([&](int64_t i, Ranker& own, uint64_t* keys, int64_t* list, double* exact) {
+    own.best.clear();
+    for (int64_t m = 0; m < k; ++m) own.best.push_back({-exact[m], list[m]});
+    std::sort(own.best.begin(), own.best.end());
+    for (int64_t m = 0; m < k; ++m) {
+      list[m] = own.best[m].index;
+      exact[m] = 0.0 - own.best[m].worse;
+    }
+    own.bounds.hold(i);
+    const double reach = own.bounds.reach(exact[k - 1]);
+    const auto beyond = [&](uint64_t key) {
+      return own.bounds.nearest(cpu::key_score(key), cpu::key_index(key)) > reach;
+    };
+    doubtful[i] = static_cast<int32_t>(std::remove_if(keys + k, keys + known[i], beyond) - keys);
+    if (certificate.heavy_count > 0) {
+      own.exact.hold(i);
+      for (int64_t m = 0; m < certificate.heavy_count; ++m)
+        if (certificate.heavy[m] != ranking.own[i]) insert(own.exact(certificate.heavy[m]), k, list, exact);
+    }
+  });
+  for (int64_t part = 0; part < ranking.base.rows; part += part_rows)
+    for_rows([&](int64_t i, Ranker& own, uint64_t* keys, int64_t* list, double* exact) {
+      bool held = false;
+      for (int64_t m = k; m < doubtful[i]; ++m) {
+        const int64_t j = cpu::key_index(keys[m]);
+        if (j < part || j >= part + part_rows) continue;
+        if (!held) own.exact.hold(i);
+        held = true;
+        insert(own.exact(j), k, list, exact);
+      }
+    });
+
+  std::atomic<int64_t> left_open{0};
+  for_rows([&](int64_t i, Ranker& own, uint64_t*, int64_t*, double* exact) {
+    own.bounds.hold(i);
+    const bool decided =
+        known[i] == ranking.base.rows - (ranking.own[i] >= 0) || own.bounds.level(exact[k - 1]) > turned_away[i];
+    open[i] = !decided;
+    if (!decided) left_open.fetch_add(1, std::memory_order_relaxed);
+  });
+  return left_open.load();
+}
+
+namespace {
+
+struct Settler {
+  cpu::TileBuffer scores{kTile * kTile};
+  cpu::Hits hits;
+  alignas(64) float half_i[kTile], half_j[kTile], level_i[kTile], level_j[kTile];
+  Exact exact;
+  std::vector<Scored> found;
+  explicit Settler(const Ranking& ranking) : exact(ranking) { std::fill(level_j, level_j + kTile, FLT_MAX); }
+};
 
 }  // namespace
 
@@ -251,13 +274,14 @@ void settle_neighbours(const SearchPair& pair, const BlockRange& range, const Ra
     cpu::scores(ops, pair, metric, tile, false, own->half_i, own->half_j, own->scores.data());
     std::copy_n(levels.data() + tile.i, tile.rows, own->level_i);
     std::fill(own->level_i + tile.rows, own->level_i + kTile, FLT_MAX);
-    const int32_t count = ops.select(own->scores.data(), own->level_i, own->level_j, own->hits.data());
-    for (int32_t h = 0; h < count;) {  // hits come row by row
-      const int64_t i = tile.i + own->hits[h].row;
+    ops.select(own->scores.data(), own->level_i, own->level_j, own->hits);
+    for (int32_t h = 0, row = 0; row < kTile; ++row) {
+      if (h == own->hits.ends[row]) continue;
+      const int64_t i = tile.i + row;
       own->exact.hold(i);
       own->found.clear();
-      for (const int32_t row = own->hits[h].row; h < count && own->hits[h].row == row; ++h) {
-        const int64_t j = range.first_j + tile.j + own->hits[h].column;
+      for (; h < own->hits.ends[row]; ++h) {
+        const int64_t j = range.first_j + tile.j + own->hits.columns[h];
         if (j != ranking.own[i]) own->found.push_back(own->exact(j));
       }
       std::lock_guard lock(stripes[i / kTile]);

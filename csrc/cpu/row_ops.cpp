@@ -115,6 +115,37 @@ PackedRow pack_pairs(const void* from, int64_t depth, const double* shift, doubl
   return {total(squared), total(residual)};
 }
 
+// Bisects between the bounds of the keys until k of them are at least the pivot. Counting is vector work without a
+// branch that could be mispredicted, and scores of candidates lie close together: a dozen counts do.
+uint64_t keep_largest(uint64_t* keys, int64_t count, int64_t k) {
+  uint64_t low = keys[0], high = keys[0];  // at least k keys are >= low
+  for (int64_t m = 1; m < count; ++m) {
+    low = keys[m] < low ? keys[m] : low;
+    high = keys[m] > high ? keys[m] : high;
+  }
+  for (int64_t least = count; least != k;) {
+    const uint64_t pivot = low + (high - low) / 2 + 1;
+    int64_t above = 0;
+    for (int64_t m = 0; m < count; ++m) above += keys[m] >= pivot;
+    if (above >= k) {
+      low = pivot;
+      least = above;
+    } else {
+      high = pivot - 1;
+    }
+  }
+  uint64_t smallest = high;
+  int64_t kept = 0;
+  for (int64_t m = 0; m < count; ++m) {
+    const uint64_t key = keys[m];
+    keys[m] = keys[kept];
+    keys[kept] = key;
+    kept += key >= low;
+    smallest = key >= low && key < smallest ? key : smallest;
+  }
+  return smallest;
+}
+
 }  // namespace
 
 extern const RowOps row_ops;
@@ -122,6 +153,7 @@ const RowOps row_ops = {
     {sum_over<Product, Half>, sum_over<Product, BFloat>, sum_over<Product, float>, sum_over<Product, double>},
     {sum_over<SquaredDifference, Half>, sum_over<SquaredDifference, BFloat>, sum_over<SquaredDifference, float>,
      sum_over<SquaredDifference, double>},
-    {pack_pairs<Half>, pack_pairs<BFloat>, pack_pairs<float>, pack_pairs<double>}};
+    {pack_pairs<Half>, pack_pairs<BFloat>, pack_pairs<float>, pack_pairs<double>},
+    keep_largest};
 
 }  // namespace repsim::cpu::REPSIM_ISA

@@ -22,6 +22,8 @@ struct RowOps {
   // not see, and the feature that an odd depth lacks are 0.
   PackedRow (*pack_pairs[4])(const void* row, int64_t depth, const double* shift, double scale, const double* offset,
                              uint32_t* words /* [ceil(depth / 2)] */);
+  // Swaps the k largest of `count` different keys to the front, in no order; returns the smallest of them. k <= count.
+  uint64_t (*keep_largest)(uint64_t* keys, int64_t count, int64_t k);
 };
 
 const RowOps& row_ops();

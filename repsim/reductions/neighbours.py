@@ -219,7 +219,7 @@ class _Search:
     def _ranked(self, left: _Packed, right: _Packed, own: np.ndarray, steps: _Steps) -> tuple[Found, _Open]:
         n, m = len(left.side.rows), len(right.side.rows)
         # More than k are kept: the gap between the k-th and the last of them is what certifies a row.
-        margin = 24 + self.k // 4 if left.filter == "bfloat16" else 8 + self.k // 8
+        margin = min(10 + self.k // 2, 40 + self.k // 4) if left.filter == "bfloat16" else 8 + self.k // 8
         kept = min(self.k + margin, m - self.symmetric)
         keys = np.empty((n, 2 * kept + 16), np.uint64)
         counts = np.zeros(n, np.int32)
