@@ -46,6 +46,13 @@ void pack_rows(const Source& x, const double* shift /* [depth] or null */, const
                const double* offset /* [depth] or null */, float* panels /* [ceil(rows / 192) * 12, depth, 16] */,
                float* halves /* [rows] */, int threads);
 
+// The same rows as bfloat16, two neighbouring features to a word, the first in the lower half. residuals[i] is at least
+// the distance between packed row i and the row it stands for, which bounds what the scores of packed rows are off.
+void pack_pairs(const Source& x, const double* shift /* [depth] or null */, const double* scale /* [rows] */,
+                const double* offset /* [depth] or null */,
+                uint32_t* panels /* [ceil(rows / 192) * 12, ceil(depth / 2), 16] */, float* halves /* [rows] */,
+                float* residuals /* [rows] */, int threads);
+
 // Lifted rows: z = (x', 1, |x'|^2) with x' = x - shift, all in float64. Products of two lifted matrices hold X'Y, both
 // sums of rows and every sum of squared norms at once: what moving the origin and centring need is in them.
 //   panels[p][first + i][r] = z_i[16 p + r], zero beyond z
@@ -150,36 +157,75 @@ struct Candidates {
   int64_t capacity;   // > k
 };
 
+// What the scores of a search are computed from: panels of pack_rows, or of pack_pairs.
+enum class Filter : int { float32, bfloat16 };
+
+// The rows of two blocks, packed for a filter.
+struct SearchPair {
+  const void* rows_i;
+  const void* rows_j;
+  const float* half_i;  // [rows_i]
+  const float* half_j;  // [rows_j]
+  int64_t words;        // of a row: depth, or ceil(depth / 2)
+  Filter filter;
+};
+
 // Offers the scores of one pair of blocks to the k best of every row.
 //   score_ij = x_i . y_j  (- half_i - half_j for the Euclidean metric; cosines are asked for as distances of unit rows)
 // `symmetric`: x and y are the same rows, pairs i = j are left out, and every score serves rows i and rows j.
-// The k best by (score, lower index) are exact for the float32 scores, whatever the order. Cost: 2 rows_i rows_j depth
-// flop.
-void nearest(const BlockPair& pair, Metric metric, const BlockRange& range, bool symmetric, int64_t k,
+// The k best by (score, lower index) are exact for the scores of the packed rows, whatever the order. Cost: 2 rows_i
+// rows_j depth flop.
+void nearest(const SearchPair& pair, Metric metric, const BlockRange& range, bool symmetric, int64_t k,
              const Candidates& candidates, int threads);
 
-// What is known of the packed rows that `nearest` saw, to bound the rounding of its float32 scores.
+// What is known of the packed rows that a search sees, to bound how far its scores are off. Everything is in the units
+// of the packed rows.
 struct Certificate {
-  const float* halves;   // [rows] half the squared norms of the packed rows of x
-  double unit;           // packed rows are the rows (cosine: the unit rows) times this, less a common offset
-  double longest;        // inner product: the largest packed norm in the base but for `heavy`
-  const int64_t* heavy;  // inner product: rows of the base that are candidates of every row
+  Filter filter;
+  const float* halves;          // [rows] half the squared norms of the packed rows of x
+  const float* residuals;       // [rows] at least |packed - exact| of each
+  const float* base_halves;     // [base.rows]
+  const float* base_residuals;  // [base.rows]
+  double unit;                  // packed rows are the rows (cosine: the unit rows) times this, less a common offset
+  double ratio, floor;          // of every row of the base: residual <= ratio |exact row| + floor
+  double longest, coarsest;     // the largest packed norm and residual in the base; inner product: but for `heavy`
+  const int64_t* heavy;         // inner product: rows of the base that are candidates of every row
   int64_t heavy_count;
   int64_t kept;  // the k that `nearest` was given: at least the k that is asked for now
 };
 
+// Rows to rank, and those among whom: the rows themselves, in float64.
+struct Ranking {
+  Source x, base;
+  Metric metric;
+  const double* squared_norms;       // [x.rows], only for the cosine
+  const double* base_squared_norms;  // [base.rows], only for the cosine
+  const int64_t* own;                // [x.rows] the row of the base that is this row, left out of its list; or -1
+  int64_t k;
+};
+
 // The k best rows of the base for every row of x by their float64 scores: cosine, inner product, or minus the Euclidean
-// distance; ties to the lower index. The `kept` best candidates are scored in float64. A row is decided when its k-th
-// best lies above all that was turned away by more than float32 can have erred; the other rows are scored in float64
-// against the whole base. `first` is the number of x's first row in the base, which is left out of its own
-// list, or -1. Returns how many rows were not decided. Throws std::range_error where a score leaves the range of
-// float64. Cost: 2 rows kept depth flop, and 2 base.rows depth for each row not decided.
-int64_t rank_neighbours(const Source& x, const Source& base, Metric metric, int64_t k, const Candidates& candidates,
-                        const Certificate& certificate, int64_t first, int64_t* indices /* [rows, k] */,
-                        float* scores /* [rows, k] */, int threads);
+// distance; ties to the lower index. Of the `kept` best candidates those are scored in float64 that may be among the k
+// best for all the filter knows. A row is decided when its k-th best lies above all that was turned away by more than
+// the filter can have erred; open[i] = 1 marks the others, whose lists are the best of their candidates. Returns how
+// many they are. Throws std::range_error where a score leaves the range of float64. Cost: a little over 2 rows k depth
+// flop.
+int64_t rank_neighbours(const Ranking& ranking, const Candidates& candidates, const Certificate& certificate,
+                        int64_t* indices /* [rows, k] */, double* scores /* [rows, k] */, uint8_t* open /* [rows] */,
+                        int threads);
+
+// Improves lists of k neighbours, best first, by one block of the base until nothing better is left in it: every score
+// of the tiles that could reach a row's k-th best, by more than the filter can have erred, is found in float64. Lists
+// that have met all blocks are exact. Cost: 2 rows_i rows_j depth flop, and 2 depth for each score found.
+void settle_neighbours(const SearchPair& pair, const BlockRange& range, const Ranking& ranking,
+                       const Certificate& certificate, int64_t* indices /* [rows, k] */, double* scores /* [rows, k] */,
+                       int threads);
 
 // The instruction set chosen for this CPU: "avx512bf16", "avx512", "avx2" or "generic".
 const char* instruction_set();
+
+// Whether it has products of bfloat16 pairs, without which there is no Filter::bfloat16.
+bool multiplies_bfloat16();
 
 namespace cuda {
 
@@ -195,7 +241,7 @@ struct Absent : std::runtime_error {
 // The same operations on device memory, on the given stream.
 void kernel_sums(const KernelMatrix* matrices, int64_t count, int64_t left, const BlockRange& range, int64_t n,
                  int row_bits, int64_t* row_sums, int64_t* products, void* stream);
-void nearest(const BlockPair& pair, Metric metric, const BlockRange& range, bool symmetric, int64_t k,
+void nearest(const SearchPair& pair, Metric metric, const BlockRange& range, bool symmetric, int64_t k,
              const Candidates& candidates, void* stream);
 
 }  // namespace cuda

@@ -16,6 +16,7 @@ from ..calibration import Null, add_one_p, edge_patterns, shared_edges_moments
 from .similarity import Grid, Similarity, grid_of
 
 METRICS = ("cosine", "inner_product", "euclidean")
+FILTERS = ("auto", "float32", "bfloat16")
 GRAM_METRICS = ("cosine", "inner_product")  # those whose scores are the entries of a Gram matrix
 
 
@@ -25,7 +26,11 @@ class Neighbours:
 
     ``indices`` [n, k] int64; ``scores`` [n, k] float32, larger is nearer: the cosine, the inner product, or minus the
     Euclidean distance. ``base_rows`` rows were searched; ``excludes_self`` says that they are the rows themselves.
-    ``scanned`` rows had neighbours too close together for float32 and were decided by a scan in float64.
+    ``filter`` says what proposed the candidates, "float32" or "bfloat16"; the lists are the same. ``scanned`` rows had
+    neighbours too close together for it: they were searched a second time, by float64 scores of all that float32 could
+    not rule out. ``certified`` graphs are proven exact in every row: each score of a filter is known to lie within a
+    bound of the exact one (the measured rounding of the two packed rows, and that of the sums), and no row that was
+    turned away can, within its bound, be among the k best.
     """
 
     indices: np.ndarray
@@ -34,6 +39,8 @@ class Neighbours:
     base_rows: int
     excludes_self: bool
     scanned: int = 0
+    filter: str = ""
+    certified: bool = False
 
     @property
     def n(self) -> int:
@@ -54,6 +61,7 @@ def nearest(
     *,
     metric: str = "cosine",
     base: Any = None,
+    filter: str = "auto",
     threads: int | None = None,
     block_rows: int | None = None,
     progress: Progress | None = None,
@@ -72,20 +80,33 @@ def nearest(
     metric: "cosine", "inner_product" or "euclidean".
     base: [m, d] rows to search. None searches x itself and leaves every row out of its own list by its index, so that
         duplicates stay.
+    filter: what proposes candidates: "float32", "bfloat16" (twice as fast; only on CPUs that multiply it), or "auto":
+        bfloat16 where it pays, which is tried out on a few rows first. The result does not depend on it.
     threads, block_rows, progress: as for :func:`repsim.cka`; the result does not depend on the first two.
 
     Returns
     -------
-    Neighbours, exact for the scores in float64, ties to the lower index: float32 tiles propose candidates, float64
-    ranks them, and a row whose k-th neighbour float32 could have confused with one it turned away is scanned in
-    float64.
+    Neighbours, exact for the scores in float64, ties to the lower index: tiles of low precision propose candidates,
+    float64 ranks them, and a row whose k-th neighbour the tiles could have confused with one they turned away is
+    searched again.
 
     Raises
     ------
-    TypeError, ValueError: bad rows (as for :func:`repsim.cka`), k out of range, an unknown metric, a zero row under the
-        cosine metric.
+    TypeError, ValueError: bad rows (as for :func:`repsim.cka`), k out of range, an unknown metric or filter, bfloat16
+        where the CPU does not multiply it, a zero row under the cosine metric.
     """
-    return _graph(x, k, metric, "nearest", "x", base=base, threads=threads, block_rows=block_rows, progress=progress)
+    return _graph(
+        x,
+        k,
+        metric,
+        "nearest",
+        "x",
+        base=base,
+        filter=filter,
+        threads=threads,
+        block_rows=block_rows,
+        progress=progress,
+    )
 
 
 def _graph(
@@ -96,11 +117,13 @@ def _graph(
     name: str,
     *,
     base: Any = None,
+    filter: str = "auto",
     threads: int | None = None,
     block_rows: int | None = None,
     progress: Progress | None = None,
 ) -> Neighbours:
     check_metric(metric, function=function)
+    _check_filter(filter, function=function)
     rows = as_rows(x, function=function, name=name)
     others = None if base is None else as_rows(base, function=function, name="base")
     if others is not None and others.depth != rows.depth:
@@ -109,17 +132,27 @@ def _graph(
     check_k(k, most, most + (others is None), function=function)
     if block_rows is not None:
         whole_number(block_rows, "block_rows", function=function)
-    indices, scores, scanned = reductions.nearest(
+    found = reductions.nearest(
         rows,
         others,
         int(k),
         metric,
         function=function,
+        filter=filter,
         threads=thread_count(threads, function=function),
         block_rows=block_rows,
         progress=progress,
     )
-    return Neighbours(indices, scores, metric, len(rows) if others is None else len(others), others is None, scanned)
+    return Neighbours(
+        found.indices,
+        found.scores,
+        metric,
+        base_rows=len(rows) if others is None else len(others),
+        excludes_self=others is None,
+        scanned=found.scanned,
+        filter=found.filter,
+        certified=True,
+    )
 
 
 def check_metric(metric: str, *, function: str, among: Sequence[str] = METRICS) -> None:
@@ -127,6 +160,15 @@ def check_metric(metric: str, *, function: str, among: Sequence[str] = METRICS) 
     if metric not in among:
         *others, last = map(repr, among)
         raise ValueError(f"[{function}] expected metric {', '.join(others)} or {last}, got {metric!r}")
+
+
+def _check_filter(filter: str, *, function: str) -> None:
+    if filter not in FILTERS:
+        raise ValueError(f"[{function}] expected filter 'auto', 'float32' or 'bfloat16', got {filter!r}")
+    if filter == "bfloat16" and not reductions.has_bfloat16():
+        raise ValueError(
+            f"[{function}] expected filter 'auto' or 'float32' on a CPU without AVX512-BF16, got 'bfloat16'"
+        )
 
 
 def check_k(k: Any, most: int, rows: int, *, function: str) -> None:

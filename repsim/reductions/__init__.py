@@ -3,7 +3,7 @@
 from .distances import median_distance
 from .feature_space import feature_space_flop, feature_sums, tiles_flop
 from .leave_one_out import feature_row_terms
-from .neighbours import nearest
+from .neighbours import has_bfloat16, nearest
 from .sums import HsicSums, RowTerms
 from .third_moments import ThirdMoments, third_moments
 from .tiles import kernel_sums
@@ -15,6 +15,7 @@ __all__ = [
     "feature_row_terms",
     "feature_space_flop",
     "feature_sums",
+    "has_bfloat16",
     "kernel_sums",
     "median_distance",
     "nearest",
