@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import oracles
+from scipy.spatial.distance import pdist
 
 import repsim
 import repsim.calibration
@@ -155,6 +156,75 @@ def rbf_cka(estimator: str) -> Question:
     )
 
 
+# Kernels that tests/oracles.py does not know: their Gram matrices, and what repsim calls them.
+
+
+@dataclass(frozen=True)
+class OtherKernel:
+    """``name`` as in a call of repsim; ``ours``: the instance; ``gram``: of rows [n, d] in float64."""
+
+    name: str
+    ours: Callable[[Pair], repsim.Kernel]
+    gram: Callable[[Array, Pair], Array]
+
+
+def cosine_gram(rows: Array, pair: Pair) -> Array:
+    unit = oracles.as_float64(rows) / np.linalg.norm(oracles.as_float64(rows), axis=1, keepdims=True)
+    return unit @ unit.T
+
+
+def polynomial_gram(rows: Array, pair: Pair) -> Array:
+    return (POLYNOMIAL["scale"] * oracles.linear_gram(rows, centred=False) + POLYNOMIAL["constant"]) ** 3
+
+
+def laplacian_gram(metric: str) -> Callable[[Array, Pair], Array]:
+    def gram(rows: Array, pair: Pair) -> Array:
+        rows = oracles.as_float64(rows)
+        return np.exp(-np.array([_distances(row, rows, metric) for row in rows]) / width_of(pair, metric))
+
+    return gram
+
+
+def _distances(row: Array, rows: Array, metric: str) -> Array:
+    differences = np.abs(rows - row)
+    return differences.sum(axis=1) if metric == "cityblock" else np.sqrt((differences**2).sum(axis=1))
+
+
+def width_of(pair: Pair, metric: str) -> float:
+    """One bandwidth for both sides: the median distance of x in this metric, to three digits."""
+    return float(f"{np.median(pdist(oracles.as_float64(pair.x), metric)):.3g}")
+
+
+POLYNOMIAL = {"degree": 3, "constant": 1.0, "scale": 1 / 64}
+COSINE = OtherKernel("Cosine()", lambda pair: repsim.Cosine(), cosine_gram)
+CUBIC = OtherKernel(
+    "Polynomial(degree=3, constant=1, scale=1/64)", lambda pair: repsim.Polynomial(**POLYNOMIAL), polynomial_gram
+)
+LAPLACIAN_L1 = OtherKernel(
+    "LaplacianL1(sigma=s)",
+    lambda pair: repsim.LaplacianL1(sigma=width_of(pair, "cityblock")),
+    laplacian_gram("cityblock"),
+)
+LAPLACIAN_L2 = OtherKernel(
+    "LaplacianL2(sigma=s)",
+    lambda pair: repsim.LaplacianL2(sigma=width_of(pair, "euclidean")),
+    laplacian_gram("euclidean"),
+)
+
+
+def other_cka(estimator: str, kernel: OtherKernel) -> Question:
+    def exact(pair: Pair) -> float:
+        grams = [kernel.gram(side, pair) for side in (pair.x, pair.y)]
+        return oracles.cka_of_grams(*(one - one.mean() for one in grams), estimator)  # a constant changes no HSIC
+
+    return Question(
+        f'cka(x, y, estimator="{estimator}", kernel={kernel.name})',
+        lambda pair: repsim.cka(pair.x, pair.y, estimator=estimator, kernel=kernel.ours(pair)).value,
+        exact,
+        least=of_tiles,
+    )
+
+
 def rbf_median_cka(estimator: str) -> Question:
     return Question(
         f'cka(x, y, estimator="{estimator}", kernel="rbf")',
@@ -191,4 +261,36 @@ def share_of_relabellings() -> Question:
         lambda pair: repsim.calibration.add_one_p(repsim.cka(pair.x, pair.y).value, null_of(pair)),
         lambda pair: oracles.add_one_p(oracles.cka(pair.x, pair.y), null_of(pair)),
         least=all_digits,
+    )
+
+
+LEVEL = 0.95
+
+
+def law_of(pair: Pair) -> tuple[float, float, float]:
+    """Mean, sd and skewness of `null_of` the pair."""
+    null = null_of(pair)
+    mean, sd = float(null.mean()), float(null.std())
+    return mean, sd, float(np.mean(((null - mean) / sd) ** 3))
+
+
+def pearson_p() -> Question:
+    """Of Pearson's third law, at the debiased CKA; the oracle: the incomplete gamma function in 60 digits."""
+
+    def exact(pair: Pair) -> float:
+        import mpmath
+
+        mean, sd, skewness = law_of(pair)
+        with mpmath.workdps(60):
+            shape = 4 / mpmath.mpf(skewness) ** 2
+            z = (mpmath.mpf(oracles.cka(pair.x, pair.y)) - mean) / sd
+            at = shape + mpmath.sign(skewness) * mpmath.sqrt(shape) * z
+            ends = (at, mpmath.inf) if skewness > 0 else (0, at)
+            return float(mpmath.gammainc(shape, *ends, regularized=True))
+
+    return Question(
+        "calibration.Null(mean, sd, skewness).p(value)",
+        lambda pair: repsim.calibration.Null(*law_of(pair)).p(oracles.cka(pair.x, pair.y)),
+        exact,
+        least=lambda pair: FLOAT64,
     )

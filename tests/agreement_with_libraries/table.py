@@ -6,13 +6,18 @@ import functools
 import re
 from pathlib import Path
 
-from . import kernels_of_arrays, kernels_of_models, neighbour_graphs
+from . import kernels_of_arrays, kernels_of_models, neighbour_graphs, other_kernels
 from .claims import Function, Outcome, outcome
 from .inputs import MEANING, PAIRS
 from .versions import CONSTRAINTS
 
 PAGE = Path(__file__).with_name("AGREEMENT.md")
-FUNCTIONS = [*kernels_of_arrays.FUNCTIONS, *kernels_of_models.FUNCTIONS, *neighbour_graphs.FUNCTIONS]
+FUNCTIONS = [
+    *kernels_of_arrays.FUNCTIONS,
+    *other_kernels.FUNCTIONS,
+    *kernels_of_models.FUNCTIONS,
+    *neighbour_graphs.FUNCTIONS,
+]
 LIBRARIES = sorted({function.library for function in FUNCTIONS})
 ASKED = [(function, pair) for function in FUNCTIONS for pair in PAIRS.values() if pair.name in function.on]
 NOISE = 2  # digits by which a rounding error may differ between machines
@@ -30,7 +35,8 @@ repsim sums linear kernels with no more features than inputs in float64, and eve
 it gives the 7 to 9 digits of float32 (5 of "unrelated", whose debiased CKA is -0.004), at any n in O(n) memory; a
 library that stores n x n float64 matrices gives more. Its neighbours are decided in float64.
 
-Inputs: Gaussian noise plus a signal of 8 dimensions that both sides share; s is the median distance of x, to 3 digits.
+Inputs: Gaussian noise plus a signal of 8 dimensions that both sides share; s is the median distance of x (of the
+kernel's own metric), to 3 digits.
 
 | data | what it is |
 |---|---|
