@@ -12,8 +12,10 @@ from .inputs import Array, Pair
 from .questions import (
     FLOAT32,
     FLOAT64,
+    halves,
     linear_cka,
     linear_hsic,
+    minibatch_cka,
     orders_of,
     rbf_cka,
     rbf_median_cka,
@@ -70,6 +72,13 @@ def ckatorch_batch(pair: Pair) -> float:
     return float(cka_batch(*(side[None] for side in tensors(pair))))
 
 
+def ckatorch_batches(pair: Pair) -> float:
+    import torch
+    from ckatorch import cka_batch
+
+    return float(cka_batch(*(torch.from_numpy(np.stack(side)) for side in zip(*halves(pair), strict=True))))
+
+
 OWN_MEDIAN = "its median is over all n^2 distances, the n zeros of the diagonal too"
 CKATORCH = [
     Function(
@@ -103,6 +112,10 @@ CKATORCH = [
     Function(
         "ckatorch", "cka_batch(x[None], y[None])", linear_cka("debiased"), ckatorch_batch, FLOAT64,
         {**LINEAR, "+ 1e3": BY_TERMS, "+ 1e6": NOTHING, "unrelated": AGREES},
+    ),
+    Function(
+        "ckatorch", "cka_batch of two batches", minibatch_cka(), ckatorch_batches, FLOAT64,
+        {"d < n": AGREES, "d > n": AGREES, "+ 1e6": NOTHING},
     ),
 ]  # fmt: skip
 

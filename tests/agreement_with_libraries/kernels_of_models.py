@@ -9,9 +9,9 @@ import warnings
 import numpy as np
 import oracles
 
-from .claims import AGREES, Function, another_quantity, fewer_digits, no_digits, wrong
-from .inputs import Array, Pair
-from .questions import FLOAT32, linear_cka
+from .claims import AGREES, Function, fewer_digits, no_digits, wrong
+from .inputs import Pair
+from .questions import FLOAT32, halves, linear_cka, minibatch_cka
 
 LAYER = "layer"
 
@@ -58,11 +58,6 @@ def quiet():
         yield
 
 
-def halves(pair: Pair) -> list[tuple[Array, Array]]:
-    middle = pair.n // 2
-    return [(pair.x[:middle], pair.y[:middle]), (pair.x[middle:], pair.y[middle:])]
-
-
 # ---------------------------------------------------------------------------------------------- torch_cka
 
 
@@ -83,16 +78,6 @@ def in_two_orders(pair: Pair) -> float:
     shuffled, d = loader(pair, shuffle=True), pair.x.shape[1]
     (first,), (second,) = next(zip(shuffled, shuffled, strict=True))
     return oracles.cka(first[:, :d], second[:, d:])
-
-
-def by_batches(pair: Pair) -> float:
-    """The minibatch CKA of Nguyen et al. (2021), of two batches."""
-    sides = halves(pair)
-
-    def total(of: int, with_: int) -> float:
-        return sum(oracles.hsic(half[of], half[with_]) for half in sides)
-
-    return total(0, 1) / (total(0, 0) * total(1, 1)) ** 0.5
 
 
 def after_relu(pair: Pair) -> float:
@@ -191,10 +176,12 @@ def sum_over_batches(pair: Pair) -> float:
 
 
 NOT_CENTRED = no_digits("HSIC from three nearly equal terms, in float32, of features that were not centred")
-MINIBATCH = another_quantity("the minibatch CKA of Nguyen et al. (2021)", by_batches)
 FUNCTIONS: list[Function] = [
     *(
-        Function(library, f"{name}, two batches", linear_cka("debiased"), call, FLOAT32, {"d < n, float32": MINIBATCH})
+        Function(
+            library, f"{name}, two batches", minibatch_cka(), call, FLOAT32,
+            {"d < n, float32": AGREES, "d > n, float32": AGREES},
+        )
         for library, name, call in (
             ("torch-cka", "CKA(...).compare(loader)", torch_cka(2)),
             ("pytorch-cka", "compute_cka(..., loader)", compute_cka(2)),
@@ -248,7 +235,7 @@ FUNCTIONS: list[Function] = [
         },
     ),
     Function(
-        "ckatorch", "CKA(...)(loader), two batches", linear_cka("debiased"), ckatorch_class(2), FLOAT32,
+        "ckatorch", "CKA(...)(loader), two batches", minibatch_cka(), ckatorch_class(2), FLOAT32,
         {"d < n, float32": wrong("every batch overwrites the one before: the last batch alone", last_batch)},
     ),
     Function(

@@ -234,6 +234,29 @@ def rbf_median_cka(estimator: str) -> Question:
     )
 
 
+def halves(pair: Pair) -> list[tuple[Array, Array]]:
+    """Two batches."""
+    middle = pair.n // 2
+    return [(pair.x[:middle], pair.y[:middle]), (pair.x[middle:], pair.y[middle:])]
+
+
+def minibatch_cka() -> Question:
+    """Sums of HSIC_1 over the batches, then normalised (Nguyen et al. 2021)."""
+
+    def exact(pair: Pair) -> float:
+        def total(of: int, with_: int) -> float:
+            return sum(oracles.hsic(half[of], half[with_]) for half in halves(pair))
+
+        return total(0, 1) / math.sqrt(total(0, 0) * total(1, 1))
+
+    return Question(
+        "streaming.MinibatchCKA().consume(batches)",
+        lambda pair: repsim.streaming.MinibatchCKA().consume(halves(pair)).value,
+        exact,
+        least=of_features,
+    )
+
+
 def mutual_knn(metric: str) -> Question:
     argument = "" if metric == "cosine" else f', metric="{metric}"'
     return Question(
