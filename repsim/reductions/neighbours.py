@@ -22,6 +22,8 @@ LEAST_PAIRS = 4096**2
 PILOT = 192
 # Rows that the filter leaves open are settled one by one up to this share of all, beyond it float32 searches them all.
 MOST_OPEN = 0.25
+# Beyond this share more candidates are worth their time.
+FEW_OPEN = 0.03
 
 
 @dataclass(frozen=True)
@@ -69,17 +71,26 @@ def nearest(
     if trying:
         pays = n > 8 * PILOT and n * len(sides[-1].rows) >= LEAST_PAIRS
         filter = "bfloat16" if pays and has_bfloat16() else "float32"
-    packed = search.packed(filter)
-    if trying and filter == "bfloat16" and search.try_out(packed) > MOST_OPEN:
-        filter, packed = "float32", search.packed("float32")
+    packed, margin = search.packed(filter), _margin(filter, k)
     steps = _Steps(progress)
-    found, still_open = search.run(packed, steps)
+    if trying and filter == "bfloat16":
+        share, margin = search.try_out(packed, margin)
+        if share > MOST_OPEN:
+            filter = "float32"
+            packed, margin = search.packed(filter), _margin(filter, k)
+    found, still_open = search.run(packed, margin, steps)
     if trying and filter == "bfloat16" and len(still_open.rows) > MOST_OPEN * n:
-        filter, packed = "float32", search.packed("float32")
-        found, still_open = search.run(packed, steps)
+        filter = "float32"
+        packed = search.packed(filter)
+        found, still_open = search.run(packed, _margin(filter, k), steps)
     search.settle(found, still_open, packed)
     steps.end()
     return replace(found, filter=filter, scanned=len(still_open.rows))
+
+
+def _margin(filter: str, k: int) -> int:
+    """Candidates kept beyond k: the gap between the k-th and the last of them is what certifies a row."""
+    return min(10 + k // 2, 40 + k // 4) if filter == "bfloat16" else 8 + k // 8
 
 
 class _Steps:
@@ -201,25 +212,31 @@ class _Search:
         left = _Packed(self.left, filter, self.slack)
         return left, left if self.symmetric else _Packed(self.right, filter, self.slack)
 
-    def try_out(self, packed: tuple[_Packed, _Packed]) -> float:
-        """The share of some evenly spaced rows that a filter leaves open."""
+    def try_out(self, packed: tuple[_Packed, _Packed], margin: int) -> tuple[float, int]:
+        """The share of some evenly spaced rows that a filter leaves open, and the margin it takes."""
         picked = np.asarray(evenly_spaced(len(self.left.rows), PILOT))
         few = _Packed(self.left.at(picked), packed[0].filter, self.slack)
         own = picked if self.symmetric else np.full(len(picked), -1)
         one_sided = replace(self, symmetric=False)
-        _, still_open = one_sided._ranked(few, packed[1], own, _Steps(None))
-        return len(still_open.rows) / len(picked)
+        shares = {}
+        for wider in (margin, 4 * margin):
+            _, still_open = one_sided._ranked(few, packed[1], own, wider, _Steps(None))
+            shares[wider] = len(still_open.rows) / len(picked)
+            if shares[wider] <= FEW_OPEN:
+                break
+        best = min(shares, key=lambda wider: shares[wider])
+        return shares[best], best
 
-    def run(self, packed: tuple[_Packed, _Packed], steps: _Steps) -> tuple[Found, _Open]:
+    def run(self, packed: tuple[_Packed, _Packed], margin: int, steps: _Steps) -> tuple[Found, _Open]:
         """The search of all rows by a filter, and what it leaves open."""
         n = len(self.left.rows)
         own = np.arange(n) if self.symmetric else np.full(n, -1)
-        return self._ranked(*packed, own, steps)
+        return self._ranked(*packed, own, margin, steps)
 
-    def _ranked(self, left: _Packed, right: _Packed, own: np.ndarray, steps: _Steps) -> tuple[Found, _Open]:
+    def _ranked(
+        self, left: _Packed, right: _Packed, own: np.ndarray, margin: int, steps: _Steps
+    ) -> tuple[Found, _Open]:
         n, m = len(left.side.rows), len(right.side.rows)
-        # More than k are kept: the gap between the k-th and the last of them is what certifies a row.
-        margin = min(10 + self.k // 2, 40 + self.k // 4) if left.filter == "bfloat16" else 8 + self.k // 8
         kept = min(self.k + margin, m - self.symmetric)
         keys = np.empty((n, 2 * kept + 16), np.uint64)
         counts = np.zeros(n, np.int32)
@@ -247,7 +264,7 @@ class _Search:
                 self._ranking(left.side.at(part), own[part]), keys[part], counts[part], thresholds[part],
                 self._certificate(left, right, reach, part, kept), indices[part], exact, undecided, self.threads,
             )  # fmt: skip
-            scores[part] = exact
+            _round_scores(exact, scores, part)
             at = np.flatnonzero(undecided)
             open_rows.append(start + at)
             open_scores.append(exact[at])
@@ -277,7 +294,8 @@ class _Search:
                     block_i, block_j, "float32", (0, len(rows), first, count), self._ranking(few.side, own),
                     self._certificate(few, base, reach, slice(None), self.k), indices, exact, self.threads,
                 )  # fmt: skip
-            found.indices[rows], found.scores[rows] = indices, exact
+            found.indices[rows] = indices
+            _round_scores(exact, found.scores, rows)
 
     def _ranking(self, side: _Side, own: np.ndarray) -> tuple[Any, ...]:
         x, base = side.rows, self.right.rows
@@ -291,6 +309,11 @@ class _Search:
             left.filter, left.halves[part], left.residuals[part], right.halves, right.residuals, self.unit,
             reach.ratio, reach.floor, reach.longest, reach.coarsest, reach.heavy, kept,
         )  # fmt: skip
+
+
+def _round_scores(exact: np.ndarray, scores: np.ndarray, at: slice | np.ndarray) -> None:
+    with np.errstate(over="ignore"):  # beyond float32 a score is infinite; the ranking is that of float64
+        scores[at] = exact
 
 
 def _sides(x: Rows, base: Rows | None, metric: str, *, function: str, threads: int) -> tuple[list[_Side], float]:
