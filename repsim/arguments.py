@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable
@@ -36,6 +37,21 @@ def whole_number(value: Any, name: str, *, function: str, least: int = 1) -> int
     if value < least:
         raise ValueError(f"[{function}] expected {name} of at least {least}, got {value}")
     return int(value)
+
+
+def positive_number(value: Any, name: str, *, function: str, or_zero: bool = False) -> float:
+    """A finite number above 0, or at least 0 where zero may be.
+
+    Raises
+    ------
+    TypeError: no number. ValueError: not finite, or too small.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"[{function}] expected {name} as a number, got {type(value).__name__}")
+    if not (math.isfinite(value) and (value > 0 or (or_zero and value == 0))):
+        kind = "a number of at least 0" if or_zero else "a positive number"
+        raise ValueError(f"[{function}] expected {name} as {kind}, got {value!r}")
+    return float(value)
 
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}

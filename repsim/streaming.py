@@ -12,11 +12,14 @@ import numpy as np
 from .arguments import thread_count
 from .arrays import Rows, as_rows, same_inputs
 from .calibration import Null
+from .kernels import Kernel, Linear, as_kernel
 from .measures import cka
 from .measures.similarity import Similarity, grid_of
-from .reductions import HsicSums
+from .reductions import HsicSums, ThirdMoments
+from .reductions.centre import a_few
 from .reductions.feature_space import sums_of
 from .reductions.moments import FIRST_ROWS, FeatureMoments, check_rows, provisional_origin, room_for
+from .reductions.third_moments import moments_of_sample
 
 _PAIRS = ((0, 0), (0, 1), (1, 1))
 
@@ -34,9 +37,10 @@ class LinearCKA:
         repsim.streaming.LinearCKA().consume(batches)      # the same
         stream.merge(other)                                # what another worker has seen of the same two layers
 
-    The state has (d + 2)^2 + (d + 2)(d' + 2) + (d' + 2)^2 float64 numbers and the rows of the last block, at most 1024;
-    it does not grow with the stream. To save it, or to send it to another process, pickle the object. How the stream is
-    cut into batches changes no bit of the result. A batch that is refused leaves everything as it was.
+    The state has (d + 2)^2 + (d + 2)(d' + 2) + (d' + 2)^2 float64 numbers, the rows of the last block, at most 1024,
+    and at most 509 evenly spaced rows that the skewness of the null is taken from; it does not grow with the stream. To
+    save it, or to send it to another process, pickle the object. How the stream is cut into batches changes no bit of
+    the result. A batch that is refused leaves everything as it was.
 
     Parameters
     ----------
@@ -52,6 +56,7 @@ class LinearCKA:
         # The origin is the median of the first rows, so that they wait for it.
         self._waiting: list[list[np.ndarray]] = [[], []]
         self._moments: FeatureMoments | None = None
+        self._spaced = _EvenlySpaced()
 
     def __len__(self) -> int:
         """Rows seen."""
@@ -70,7 +75,9 @@ class LinearCKA:
             origins = [None, None] if self._moments is None else self._moments.shifts
             for rows, origin in zip(batch, origins, strict=True):
                 check_rows(rows, origin, len(self), function="LinearCKA.update", threads=self._threads)
+        seen = len(self)
         self._add(batch)
+        self._spaced.see(batch, seen)
         return self
 
     def consume(self, batches: Iterable[tuple[Any, Any]]) -> Similarity:
@@ -100,6 +107,7 @@ class LinearCKA:
             self._moments, self._widths = copy.deepcopy(other._moments), other._widths
         else:
             self._begin().merge(other._moments, threads=self._threads)
+        self._spaced.merge(other._spaced)
         return self
 
     def finish(self) -> Similarity:
@@ -127,7 +135,7 @@ class LinearCKA:
                         f"[LinearCKA.finish] expected {rows.name} without a row that outweighs all others: the "
                         "debiased form has lost its digits; use repsim.cka on the whole, or the biased estimator"
                     )
-        return _similarity(sums, self.estimator, names)
+        return _similarity(sums, self._spaced.third_moments(sums.n), self.estimator, names)
 
     def _add(self, batch: Sequence[Rows]) -> None:
         self._widths = tuple(rows.depth for rows in batch)
@@ -172,17 +180,16 @@ class MinibatchCKA:
     """
 
     def __init__(
-        self, *, kernel: str | cka.Kernel = "linear", threads: int | None = None, block_rows: int | None = None
+        self, *, kernel: str | Kernel = "linear", threads: int | None = None, block_rows: int | None = None
     ) -> None:
-        self.kernel = cka.as_kernel(kernel, function="MinibatchCKA")
+        self.kernel = as_kernel(kernel, function="MinibatchCKA")
         self._threads = thread_count(threads, function="MinibatchCKA")
         self._block_rows = block_rows
         self._widths: tuple[int, ...] = ()
         self._rows = 0
         self.batches = 0
         self._terms = np.zeros(3)  # HSIC_1 of (x, x), (x, y), (y, y), summed over the batches
-        self._null_mean = 0.0
-        self._null_variance = 0.0
+        self._null = np.zeros(3)  # mean, variance and third central moment of the sum of HSIC_1(x, y)
         self._precision = "float64"
 
     def __len__(self) -> int:
@@ -199,12 +206,12 @@ class MinibatchCKA:
         batch = _batch(x, y, self._widths, "MinibatchCKA.update")
         for rows in batch:
             check_rows(rows, None, len(self), function="MinibatchCKA.update", threads=self._threads)
-        sums = _batch_sums(batch, self.kernel, self._threads, self._block_rows)
+        sums, null = _batch_sums(batch, self.kernel, self._threads, self._block_rows, "MinibatchCKA.update")
         n = sums.n
-        null = cka._statistic_null(sums, 0, 1, "debiased")
-        self._terms += [sums.debiased[pair] / (n * (n - 3)) for pair in _PAIRS]
-        self._null_mean += null.mean / (n * (n - 3))
-        self._null_variance += (null.sd / (n * (n - 3))) ** 2
+        unit = n * (n - 3)
+        self._terms += [sums.debiased[pair] / unit for pair in _PAIRS]
+        # Batches are relabelled independently of each other: their central moments add up.
+        self._null += [null.mean / unit, (null.sd / unit) ** 2, null.skewness * (null.sd / unit) ** 3]
         if sums.precision != "float64":
             self._precision = sums.precision
         self._widths = tuple(rows.depth for rows in batch)
@@ -237,8 +244,7 @@ class MinibatchCKA:
             )
         self._widths = other._widths
         self._terms += other._terms
-        self._null_mean += other._null_mean
-        self._null_variance += other._null_variance
+        self._null += other._null
         self._rows += other._rows
         self.batches += other.batches
         if other._precision != "float64":
@@ -262,7 +268,9 @@ class MinibatchCKA:
                     f"{own / self.batches:.3g} with itself: give larger batches"
                 )
         norm = math.sqrt(xx * yy)
-        cell = (xy / norm, Null(self._null_mean / norm, math.sqrt(self._null_variance) / norm), None)
+        mean, variance, third = (float(moment) for moment in self._null)
+        null = Null(mean, math.sqrt(variance), third / variance**1.5 if variance > 0 else 0.0).scaled(norm)
+        cell = (xy / norm, null, None)
         options = {"estimator": "debiased", "kernel": str(self.kernel), "batches": self.batches}
         made = grid_of([[cell]], len(self), options, self._precision, null_from="all relabellings within batches")
         return made.at(0, 0, "minibatch_cka")
@@ -284,15 +292,60 @@ def _batch(x: Any, y: Any, widths: tuple[int, ...], function: str) -> list[Rows]
     return batch
 
 
-def _similarity(sums: HsicSums, estimator: str, names: list[Rows]) -> Similarity:
+def _similarity(sums: HsicSums, thirds: list[ThirdMoments], estimator: str, names: list[Rows]) -> Similarity:
     """What :func:`repsim.cka` makes of these sums."""
     inner = cka._inner(sums, estimator, names, "LinearCKA.finish")
     norm = math.sqrt(inner[0, 0] * inner[1, 1])
-    null = cka._statistic_null(sums, 0, 1, estimator)
-    cell = (float(inner[0, 1]) / norm, Null(null.mean / norm, null.sd / norm), None)
+    null = cka._Made(sums, thirds, None).null(0, 1, estimator).scaled(norm)
+    cell = (float(inner[0, 1]) / norm, null, None)
     return grid_of([[cell]], sums.n, {"estimator": estimator, "kernel": "linear"}, sums.precision).at(0, 0, "cka")
 
 
-def _batch_sums(batch: list[Rows], kernel: cka.Kernel, threads: int, block_rows: int | None) -> HsicSums:
-    (left, right), chosen = cka._checked([batch[0]], [batch[1]], "debiased", kernel, "MinibatchCKA.update")
-    return cka._sums(left, right, "debiased", chosen, "MinibatchCKA.update", threads, block_rows, None)
+class _EvenlySpaced:
+    """Rows 0, s, 2s, ... of both sides of a stream, s doubled whenever there are too many."""
+
+    MOST = 2 * FIRST_ROWS - 1
+
+    def __init__(self) -> None:
+        self.stride = 1
+        self.kept: list[list[np.ndarray]] = [[], []]  # [1, d] each
+
+    def see(self, batch: Sequence[Rows], first: int) -> None:
+        """The rows of a batch, the first of which is number ``first``."""
+        stop = first + len(batch[0])
+        while -(-stop // self.stride) > self.MOST:
+            self.thin(2 * self.stride)
+        own = slice(-first % self.stride, None, self.stride)
+        for rows, kept in zip(batch, self.kept, strict=True):
+            kept.extend(np.split(wide, len(wide)) if len(wide := rows.wide(own)) else [])
+
+    def thin(self, stride: int) -> None:
+        """Keep the rows that stand ``stride`` apart."""
+        self.kept = [kept[:: stride // self.stride] for kept in self.kept]
+        self.stride = stride
+
+    def merge(self, other: _EvenlySpaced) -> None:
+        other = copy.copy(other)
+        stride = max(self.stride, other.stride)
+        while True:
+            self.thin(stride)
+            other.thin(stride)
+            if len(self.kept[0]) + len(other.kept[0]) <= self.MOST:
+                break
+            stride *= 2
+        self.kept = [a + b for a, b in zip(self.kept, other.kept, strict=True)]
+
+    def third_moments(self, n: int) -> list[ThirdMoments]:
+        """What :func:`repsim.cka` takes from evenly spaced rows, the same of up to 509 rows in all."""
+        sides = (Rows(np.concatenate(kept), "float64", "xy"[i]) for i, kept in enumerate(self.kept))
+        return [moments_of_sample(a_few(rows), n, Linear()) for rows in sides]
+
+
+def _batch_sums(
+    batch: list[Rows], kernel: Kernel, threads: int, block_rows: int | None, function: str
+) -> tuple[HsicSums, Null]:
+    """The sums of one batch, and the law of their inner product when the batch is relabelled."""
+    (left, right), chosen = cka._checked([batch[0]], [batch[1]], "debiased", kernel, function)
+    made = cka._sums(left, right, "debiased", chosen, function, False, threads, block_rows, None)
+    cka._inner(made.sums, "debiased", batch, function)
+    return made.sums, made.null(0, 1, "debiased")

@@ -42,6 +42,29 @@ struct Operand<double> {
   static void multiply_add(Sums& sum, Wide a, Wide b) { sum += a * b; }
 };
 
+// Panels of float32 whose "product" is what two entries add to a distance.
+struct SquaredDifference {
+  float value;
+};
+struct AbsoluteDifference {
+  float value;
+};
+
+template <>
+struct Operand<SquaredDifference> : Operand<float> {
+  static Wide broadcast(SquaredDifference word) { return word.value - Wide{}; }
+  static void multiply_add(Sums& sum, Wide a, Wide b) { sum += (a - b) * (a - b); }
+};
+
+template <>
+struct Operand<AbsoluteDifference> : Operand<float> {
+  using Bits = int32_t __attribute__((vector_size(REPSIM_VECTOR_BYTES)));
+  static Wide broadcast(AbsoluteDifference word) { return word.value - Wide{}; }
+  static void multiply_add(Sums& sum, Wide a, Wide b) {
+    sum += reinterpret_cast<Wide>(reinterpret_cast<Bits>(a - b) & 0x7fffffff);
+  }
+};
+
 #ifdef __AVX512BF16__
 template <>
 struct Operand<BFloatPair> {
