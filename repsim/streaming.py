@@ -13,9 +13,9 @@ from .arguments import thread_count
 from .arrays import Rows, as_rows, same_inputs
 from .calibration import Null
 from .kernels import Kernel, Linear, as_kernel
-from .measures import cka
+from .measures.centred import LEAST_ROWS, CentredKernels, centred_kernels, check_estimator, checked_sides
 from .measures.similarity import Similarity, grid_of
-from .reductions import HsicSums, ThirdMoments
+from .reductions import ThirdMoments
 from .reductions.centre import a_few
 from .reductions.feature_space import sums_of
 from .reductions.moments import FIRST_ROWS, FeatureMoments, check_rows, provisional_origin, room_for
@@ -49,7 +49,7 @@ class LinearCKA:
     """
 
     def __init__(self, *, estimator: str = "debiased", threads: int | None = None) -> None:
-        _check_estimator(estimator, "LinearCKA")
+        check_estimator(estimator, function="LinearCKA")
         self.estimator = estimator
         self._threads = thread_count(threads, function="LinearCKA")
         self._widths: tuple[int, ...] = ()
@@ -118,7 +118,7 @@ class LinearCKA:
         ValueError: too few rows; all rows of a side equal; or, for the debiased estimator, one row so much longer than
             all others together that float64 sums over features cannot tell what the others leave.
         """
-        least = 4 if self.estimator == "debiased" else 2
+        least = LEAST_ROWS[self.estimator]
         if len(self) < least:
             raise ValueError(
                 f"[LinearCKA.finish] expected at least {least} rows for the {self.estimator} estimator, got {len(self)}"
@@ -135,7 +135,12 @@ class LinearCKA:
                         f"[LinearCKA.finish] expected {rows.name} without a row that outweighs all others: the "
                         "debiased form has lost its digits; use repsim.cka on the whole, or the biased estimator"
                     )
-        return _similarity(sums, self._spaced.third_moments(sums.n), self.estimator, names)
+        thirds = self._spaced.third_moments(sums.n)
+        made = CentredKernels(self.estimator, sums, thirds).require_variance(names, "LinearCKA.finish")
+        norm = math.sqrt(made.inner[0, 0] * made.inner[1, 1])
+        cell = (float(made.inner[0, 1]) / norm, made.null(0, 1).scaled(norm), None)
+        options = {"estimator": self.estimator, "kernel": "linear"}
+        return grid_of([[cell]], made.n, options, made.precision).at(0, 0, "cka")
 
     def _add(self, batch: Sequence[Rows]) -> None:
         self._widths = tuple(rows.depth for rows in batch)
@@ -189,7 +194,7 @@ class MinibatchCKA:
         self._rows = 0
         self.batches = 0
         self._terms = np.zeros(3)  # HSIC_1 of (x, x), (x, y), (y, y), summed over the batches
-        self._null = np.zeros(3)  # mean, variance and third central moment of the sum of HSIC_1(x, y)
+        self._cumulants = np.zeros(3)
         self._precision = "float64"
 
     def __len__(self) -> int:
@@ -206,14 +211,18 @@ class MinibatchCKA:
         batch = _batch(x, y, self._widths, "MinibatchCKA.update")
         for rows in batch:
             check_rows(rows, None, len(self), function="MinibatchCKA.update", threads=self._threads)
-        sums, null = _batch_sums(batch, self.kernel, self._threads, self._block_rows, "MinibatchCKA.update")
-        n = sums.n
-        unit = n * (n - 3)
-        self._terms += [sums.debiased[pair] / unit for pair in _PAIRS]
-        # Batches are relabelled independently of each other: their central moments add up.
-        self._null += [null.mean / unit, (null.sd / unit) ** 2, null.skewness * (null.sd / unit) ** 3]
-        if sums.precision != "float64":
-            self._precision = sums.precision
+        function = "MinibatchCKA.update"
+        sides, _ = checked_sides([batch[0]], [batch[1]], "debiased", self.kernel, function)
+        made = centred_kernels(
+            *sides, "debiased", self.kernel, function=function, threads=self._threads, block_rows=self._block_rows
+        )
+        n = made.n
+        null = made.null(0, 1).scaled(n * (n - 3))
+        self._terms += [made.inner[pair] / (n * (n - 3)) for pair in _PAIRS]
+        # Batches are relabelled independently: the cumulants of chance add.
+        self._cumulants += [null.mean, null.sd**2, null.skewness * null.sd**3]
+        if made.precision != "float64":
+            self._precision = made.precision
         self._widths = tuple(rows.depth for rows in batch)
         self._rows += n
         self.batches += 1
@@ -244,7 +253,7 @@ class MinibatchCKA:
             )
         self._widths = other._widths
         self._terms += other._terms
-        self._null += other._null
+        self._cumulants += other._cumulants
         self._rows += other._rows
         self.batches += other.batches
         if other._precision != "float64":
@@ -268,17 +277,12 @@ class MinibatchCKA:
                     f"{own / self.batches:.3g} with itself: give larger batches"
                 )
         norm = math.sqrt(xx * yy)
-        mean, variance, third = (float(moment) for moment in self._null)
-        null = Null(mean, math.sqrt(variance), third / variance**1.5 if variance > 0 else 0.0).scaled(norm)
-        cell = (xy / norm, null, None)
+        mean, variance, third = (float(cumulant) for cumulant in self._cumulants)
+        null = Null(mean, math.sqrt(variance), third / variance**1.5 if variance > 0 else 0.0)
+        cell = (xy / norm, null.scaled(norm), None)
         options = {"estimator": "debiased", "kernel": str(self.kernel), "batches": self.batches}
         made = grid_of([[cell]], len(self), options, self._precision, null_from="all relabellings within batches")
         return made.at(0, 0, "minibatch_cka")
-
-
-def _check_estimator(estimator: str, function: str) -> None:
-    if estimator not in cka.ESTIMATORS:
-        raise ValueError(f"[{function}] expected estimator 'debiased' or 'biased', got {estimator!r}")
 
 
 def _batch(x: Any, y: Any, widths: tuple[int, ...], function: str) -> list[Rows]:
@@ -290,15 +294,6 @@ def _batch(x: Any, y: Any, widths: tuple[int, ...], function: str) -> list[Rows]
                 f"[{function}] expected {rows.name} with {width} columns like the batches before, got {rows.depth}"
             )
     return batch
-
-
-def _similarity(sums: HsicSums, thirds: list[ThirdMoments], estimator: str, names: list[Rows]) -> Similarity:
-    """What :func:`repsim.cka` makes of these sums."""
-    inner = cka._inner(sums, estimator, names, "LinearCKA.finish")
-    norm = math.sqrt(inner[0, 0] * inner[1, 1])
-    null = cka._Made(sums, thirds, None).null(0, 1, estimator).scaled(norm)
-    cell = (float(inner[0, 1]) / norm, null, None)
-    return grid_of([[cell]], sums.n, {"estimator": estimator, "kernel": "linear"}, sums.precision).at(0, 0, "cka")
 
 
 class _EvenlySpaced:
@@ -317,7 +312,8 @@ class _EvenlySpaced:
             self.thin(2 * self.stride)
         own = slice(-first % self.stride, None, self.stride)
         for rows, kept in zip(batch, self.kept, strict=True):
-            kept.extend(np.split(wide, len(wide)) if len(wide := rows.wide(own)) else [])
+            wide = rows.wide(own)
+            kept.extend(wide[i : i + 1].copy() for i in range(len(wide)))
 
     def thin(self, stride: int) -> None:
         """Keep the rows that stand ``stride`` apart."""
@@ -336,16 +332,6 @@ class _EvenlySpaced:
         self.kept = [a + b for a, b in zip(self.kept, other.kept, strict=True)]
 
     def third_moments(self, n: int) -> list[ThirdMoments]:
-        """What :func:`repsim.cka` takes from evenly spaced rows, the same of up to 509 rows in all."""
+        """What :func:`repsim.cka` takes from evenly spaced rows; the same ones, of up to 509 rows in all."""
         sides = (Rows(np.concatenate(kept), "float64", "xy"[i]) for i, kept in enumerate(self.kept))
         return [moments_of_sample(a_few(rows), n, Linear()) for rows in sides]
-
-
-def _batch_sums(
-    batch: list[Rows], kernel: Kernel, threads: int, block_rows: int | None, function: str
-) -> tuple[HsicSums, Null]:
-    """The sums of one batch, and the law of their inner product when the batch is relabelled."""
-    (left, right), chosen = cka._checked([batch[0]], [batch[1]], "debiased", kernel, function)
-    made = cka._sums(left, right, "debiased", chosen, function, False, threads, block_rows, None)
-    cka._inner(made.sums, "debiased", batch, function)
-    return made.sums, made.null(0, 1, "debiased")

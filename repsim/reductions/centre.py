@@ -11,8 +11,6 @@ import numpy as np
 from .. import _core, blocks
 from ..arrays import Rows
 
-_EPS64 = float(np.finfo(np.float64).eps)
-
 
 @dataclass(frozen=True)
 class Centre:
@@ -28,27 +26,12 @@ class Centre:
         return power_of_two_below((float(second or first) * float(first)) ** -0.25)
 
 
-def mean_centre(rows: Rows, *, function: str, threads: int) -> Centre:
-    """About the mean: what the closed forms of linear kernels are written for.
-
-    Raises
-    ------
-    ValueError: a row is not finite (it is named), beyond the range of squares, or all rows are equal.
-    """
-    mean = column_sums(rows, function=function, threads=threads) / len(rows)
-    norms = squared_norms(rows, mean, function=function, threads=threads)
-    # The mean of equal rows is a rounding away from them.
-    if not norms.max() > (_EPS64 * len(rows)) ** 2 * float(mean @ mean):
-        raise equal_rows(rows, len(rows), function=function)
-    return Centre(mean, norms)
-
-
 def robust_centre(rows: Rows, *, function: str, threads: int) -> Centre:
     """About the coordinate-wise median of some rows: one far row does not push all others away from the origin.
 
     Raises
     ------
-    ValueError: as :func:`mean_centre`.
+    ValueError: a row is not finite (it is named), beyond the range of squares, or all rows are equal.
     """
     column_sums(rows, function=function, threads=threads)  # every row is finite
     middle = np.median(a_few(rows), axis=0)

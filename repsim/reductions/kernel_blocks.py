@@ -204,8 +204,8 @@ class _Preparation:
     def _project(self, shift: np.ndarray | None, vector: np.ndarray) -> np.ndarray:
         products = np.empty(len(self.rows))
         for start, stop in self.rows.sweep():
-            part, own = self.rows.values[start:stop], products[start:stop]
-            _core.project_rows(part, self.rows.dtype, shift, vector, own, self.threads)
+            part = self.rows.values[start:stop]
+            _core.project_rows(part, self.rows.dtype, shift, vector, products[start:stop], self.threads)
         return products
 
     def _rows(self) -> _Products:
