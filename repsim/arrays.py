@@ -43,7 +43,7 @@ class Rows:
         """The memory map of a file that the rows lie in, if it may not be written through."""
         base: Any = self.values
         while base is not None and not isinstance(base, mmap.mmap):
-            base = getattr(base, "base", None)
+            base = base.obj if isinstance(base, memoryview) else getattr(base, "base", None)
         # Pages of a map that can be written may hold what the file does not.
         return base if base is not None and memoryview(base).readonly else None
 

@@ -9,6 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from .arguments import require_memory
+from .arrays import RESIDENT_BYTES
 
 TILE = 192  # rows of a native tile: blocks begin at its multiples, so results do not depend on the block size
 PACKED_BUDGET = 128 * 2**20  # bytes of packed blocks held at a time
@@ -80,17 +81,23 @@ def traversal(
 ) -> Traversal:
     """A traversal whose packed blocks fit the budget, or of the given size in whole tiles, at least one.
 
-    ``memory``: bytes that the packed blocks may take; a given ``block_rows`` is then the most that a block may have.
+    ``memory``: bytes for packed blocks and what is held of the memory maps that they are packed from; a given
+    ``block_rows`` is then the most that a block may have.
 
     Raises
     ------
     ValueError: two blocks of one tile of rows do not fit in the memory.
     """
     row_bytes = 2 * sum(depths) * 4  # of block i and block j
-    require_memory(TILE * row_bytes, memory, function=function, purpose=f"two blocks of {TILE} rows")
-    most = MOST_ROWS if memory is None or block_rows is None else block_rows
-    if block_rows is None or memory is not None:
-        block_rows = min((PACKED_BUDGET if memory is None else memory) // row_bytes, most)
+    if memory is not None:
+        # Rows are packed some at a time, of one matrix at a time, in whole tiles.
+        unpacked = RESIDENT_BYTES + TILE * max(depths) * 8
+        purpose = f"two blocks of {TILE} rows"
+        require_memory(unpacked + TILE * row_bytes, memory, function=function, purpose=purpose)
+        fitting = (memory - unpacked) // row_bytes
+        block_rows = min(fitting, MOST_ROWS if block_rows is None else block_rows)
+    elif block_rows is None:
+        block_rows = min(PACKED_BUDGET // row_bytes, MOST_ROWS)
     return Traversal(rows, columns, max(block_rows // TILE, 1) * TILE, symmetric)
 
 

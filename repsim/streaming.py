@@ -314,6 +314,7 @@ class _EvenlySpaced:
         for rows, kept in zip(batch, self.kept, strict=True):
             wide = rows.wide(own)
             kept.extend(wide[i : i + 1].copy() for i in range(len(wide)))
+            rows.release(0, len(rows))
 
     def thin(self, stride: int) -> None:
         """Keep the rows that stand ``stride`` apart."""
