@@ -11,6 +11,8 @@ import numpy as np
 from .. import _core, blocks
 from ..arrays import Rows
 
+_TOGETHER = 16  # sampled rows read at a time
+
 
 @dataclass(frozen=True)
 class Centre:
@@ -34,7 +36,7 @@ def robust_centre(rows: Rows, *, function: str, threads: int) -> Centre:
     ValueError: a row is not finite (it is named), beyond the range of squares, or all rows are equal.
     """
     column_sums(rows, function=function, threads=threads)  # every row is finite
-    middle = np.median(a_few(rows), axis=0)
+    middle = column_medians(a_few(rows))
     norms = squared_norms(rows, middle, function=function, threads=threads)
     if not norms.max() > 0:
         raise equal_rows(rows, len(rows), function=function)
@@ -124,9 +126,18 @@ def _panels_before(row: int) -> int:
 
 def a_few(rows: Rows) -> np.ndarray:
     """Up to 255 evenly spaced rows in float64, fewer where they are very wide."""
-    sample = rows.wide(evenly_spaced(len(rows), max(15, min(255, 2**22 // rows.depth))))
-    rows.release(0, len(rows))
+    picked = np.arange(len(rows))[evenly_spaced(len(rows), blocks.sample_rows(rows.depth))]
+    sample = np.empty((len(picked), rows.depth))
+    for start in range(0, len(picked), _TOGETHER):
+        some = picked[start : start + _TOGETHER]
+        sample[start : start + _TOGETHER] = rows.wide(some)
+        rows.release(int(some[0]), int(some[-1]) + 1)
     return sample
+
+
+def column_medians(sample: np.ndarray) -> np.ndarray:
+    """[d], some columns at a time: a median takes a copy of what it is given."""
+    return np.concatenate([np.median(part, axis=0) for part in np.split(sample, range(1024, sample.shape[1], 1024), 1)])
 
 
 def evenly_spaced(n: int, count: int) -> np.ndarray | slice:
