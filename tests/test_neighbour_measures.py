@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
-import os
 import pickle
 import re
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import list_oracles
@@ -19,11 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from list_oracles import as_lists
+from random_graphs import graph_of, near, random_graph, random_lists, related
 
 import repsim
-from repsim import reductions
-from repsim.arrays import as_rows
-from repsim.measures import list_means, neighbour_ranks, neighbour_scores, neighbour_sets
+from repsim.measures import list_means, neighbour_ranks, neighbour_sets
 
 MEANS = {
     "mutual_knn": neighbour_sets.MUTUAL_KNN,
@@ -41,44 +35,6 @@ DISTANCES = ("mutual_knn", "knn_jaccard", "lcs_knn", "edit_distance_knn")  # 1 -
 
 means = pytest.mark.parametrize("measure", MEANS)
 sampled = pytest.mark.parametrize("measure", SAMPLED)
-
-
-def related(n: int, d: int, e: int, noise: float = 0.5, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng([seed, n, d, e])
-    common = rng.standard_normal((n, 4))
-    x = common @ rng.standard_normal((4, d)) + noise * rng.standard_normal((n, d))
-    return x, common @ rng.standard_normal((4, e)) + noise * rng.standard_normal((n, e))
-
-
-def random_lists(n: int, k: int, seed: int) -> np.ndarray:
-    """k different others of every input, in any order."""
-    scores = np.random.default_rng([seed, n, k]).random((n, n))
-    np.fill_diagonal(scores, 2.0)
-    return np.argsort(scores, axis=1)[:, :k].astype(np.int64)
-
-
-def graph_of(lists: np.ndarray, metric: str = "cosine") -> repsim.Neighbours:
-    scores = np.broadcast_to(np.linspace(0.9, 0.1, lists.shape[1], dtype=np.float32), lists.shape)
-    return repsim.Neighbours(lists, np.ascontiguousarray(scores), metric, len(lists), True)
-
-
-def random_graph(n: int, k: int, seed: int) -> repsim.Neighbours:
-    return graph_of(random_lists(n, k, seed))
-
-
-def near(lists: np.ndarray, seed: int) -> np.ndarray:
-    """The lists with some entries exchanged, moved and replaced."""
-    rng = np.random.default_rng(seed)
-    n, k = lists.shape
-    out = lists.copy()
-    for i, row in enumerate(out):
-        for _ in range(1 + k // 4):
-            a, b = rng.integers(k, size=2)
-            row[a], row[b] = row[b], row[a]
-        others = np.setdiff1d(np.arange(n), [*row, i])
-        if len(others):
-            row[rng.integers(k)] = rng.choice(others)
-    return out
 
 
 def value(measure: str, *sides: Any, **options: Any) -> float:
@@ -135,41 +91,6 @@ def test_a_thousand_neighbours(measure: str) -> None:
         assert found[i] == pytest.approx(list_oracles.TERM[measure](lists[0][i], lists[1][i]), rel=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("n", "k", "how"),
-    [
-        pytest.param(40, 30, "random", id="one-word-chains"),
-        pytest.param(90, 63, "near", id="63-words"),
-        pytest.param(90, 64, "near", id="64-words"),
-        pytest.param(90, 65, "near", id="65-words"),
-        pytest.param(200, 128, "near", id="two-whole-words"),
-        pytest.param(200, 130, "random", id="three-words"),
-        pytest.param(400, 320, "near", id="five-words"),
-        pytest.param(700, 300, "random", id="many-words-few-shared-chains"),
-    ],
-)
-def test_order_of_long_lists(n: int, k: int, how: str) -> None:
-    """Both ways to the edit distance: by chains of the shared inputs where these are few, else by words."""
-    x = random_lists(n, k, 3)
-    y = near(x, 4) if how == "near" else random_lists(n, k, 5)
-    picked = np.linspace(0, n - 1, 12).astype(int)
-    for measure in ("lcs_knn", "edit_distance_knn"):
-        found = list_means.per_input_terms(MEANS[measure], graph_of(x), graph_of(y))
-        expected = [list_oracles.TERM[measure](x[i].tolist(), y[i].tolist()) for i in picked]
-        np.testing.assert_allclose(found[picked], expected, rtol=1e-13)
-
-
-def test_reversed_and_shifted_lists() -> None:
-    """A reversal leaves a common subsequence of one; a shift by one costs an insertion and a deletion."""
-    n, k = 200, 150
-    x = random_lists(n, k, 0)
-    backwards, shifted = np.ascontiguousarray(x[:, ::-1]), np.roll(x, 1, axis=1)
-    assert value("lcs_knn", graph_of(x), graph_of(backwards), permutations=2, normalized=False) == 1
-    assert value("lcs_knn", graph_of(x), graph_of(shifted), permutations=2) == (k - 1) / k
-    assert value("edit_distance_knn", graph_of(x), graph_of(shifted), permutations=2) == pytest.approx(1 - 2 / k)
-    assert value("edit_distance_knn", graph_of(x), graph_of(backwards), permutations=2) == pytest.approx(0.0)
-
-
 def test_lcs_raw_and_over_k() -> None:
     x, y = related(120, 6, 5)
     share, raw = (repsim.lcs_knn(x, y, k=8, normalized=each, permutations=50) for each in (True, False))
@@ -220,18 +141,22 @@ def test_range_and_symmetry(n: int, seed: int) -> None:
             assert there == back
 
 
-def test_a_cycle_one_way_is_none_the_other() -> None:
-    """x a ring forwards, y backwards: out by y and back by x comes home; so does the other way. Two rings forwards do
-    not, and three inputs show the asymmetry."""
-    ring = (np.arange(9)[:, None] + 1) % 9
-    back = (np.arange(9)[:, None] - 1) % 9
+def test_cycles_of_rings() -> None:
+    """Out by a ring backwards and home by the same ring forwards; by one ring twice nobody comes home."""
+    ring, back = ((np.arange(9)[:, None] + step) % 9 for step in (1, -1))
     assert value("cycle_knn", graph_of(ring), graph_of(back), permutations=2) == 1
     assert value("cycle_knn", graph_of(ring), graph_of(ring), permutations=2) == 0
-    x, y = graph_of(np.array([[1], [0], [0]])), graph_of(np.array([[1], [2], [1]]))
-    assert value("cycle_knn", x, y, permutations=2) == pytest.approx(1 / 3)  # 0 -> 1 -> 0; 1 -> 2 -> 0; 2 -> 1 -> 0
-    assert value("cycle_knn", y, x, permutations=2) == pytest.approx(1 / 3)  # 0 -> 1 -> 2; 1 -> 0 -> 1; 2 -> 0 -> 1
-    x, y = related(200, 6, 5, noise=3.0)
-    assert value("cycle_knn", x, y, permutations=2) != value("cycle_knn", y, x, permutations=2)
+
+
+def test_cycles_are_asymmetric_but_of_one_neighbour() -> None:
+    """Nobody lists input 3 in x, so that it does not come home by x; y lists everybody."""
+    x = graph_of(np.array([[1, 2], [0, 2], [0, 1], [2, 0]]))
+    y = graph_of(np.array([[1, 2], [0, 3], [3, 1], [0, 2]]))
+    assert value("cycle_knn", x, y, permutations=2) == 3 / 4
+    assert value("cycle_knn", y, x, permutations=2) == 1
+    for seed in range(20):  # with k = 1, i comes home by y and x exactly where its neighbour in y does by x and y
+        x, y = (random_graph(9, 1, 2 * seed + side) for side in (0, 1))
+        assert value("cycle_knn", x, y, permutations=2) == value("cycle_knn", y, x, permutations=2)
 
 
 @pytest.mark.parametrize("measure", DISTANCES)
@@ -295,17 +220,6 @@ def test_relabellings_by_hand(measure: str) -> None:
     assert (found.null_from, found.p_from) == ("40 relabellings", "permutations")
 
 
-@pytest.mark.parametrize("measure", EXACT_CHANCE)
-@pytest.mark.parametrize(("n", "k"), [(5, 1), (5, 3), (6, 2)])
-def test_the_mean_over_all_relabellings_is_the_exact_one(measure: str, n: int, k: int) -> None:
-    x, y = random_graph(n, k, 8), random_graph(n, k, 9)
-    every = np.array(list(itertools.permutations(range(n))))
-    how = MEANS[measure]
-    sums = reductions.list_sums(how.lists(x), y.indices, how.statistic, every, threads=2)
-    expected = list_oracles.chance(measure, as_lists(x.indices), k)
-    assert how.value(sums, n, k).mean() == pytest.approx(expected, rel=1e-12)
-
-
 @pytest.mark.parametrize("measure", [name for name in EXACT_CHANCE if name in SAMPLED])
 def test_the_mean_of_the_relabellings_drawn_is_near_the_exact_one(measure: str) -> None:
     x, y = related(100, 6, 5)
@@ -353,39 +267,6 @@ def test_a_relabelling_that_changes_nothing_ties_with_the_value() -> None:
         assert getattr(repsim, measure)(x, x, permutations=20).p == 1.0
 
 
-PEAK = """
-import resource, sys
-import numpy as np, repsim
-n, k = 200_000, 20
-steps = np.r_[1:k // 2 + 1, -k // 2:0]
-graph = repsim.Neighbours((np.arange(n)[:, None] + steps) % n, np.ones((n, k), np.float32), "cosine", n, True)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-for measure in sys.argv[1].split(","):
-    getattr(repsim, measure)(graph, graph, permutations=3)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / (n * k))
-"""
-
-
-@pytest.mark.parametrize(
-    ("measures", "bytes_an_edge"),
-    [
-        pytest.param("knn_jaccard,lcs_knn,edit_distance_knn", 4, id="names-only"),
-        pytest.param("cycle_knn", 16, id="who-lists-whom"),
-        pytest.param("cknna", 64, id="ascending-lists-twice"),
-    ],
-)
-def test_memory_of_an_edge(measures: str, bytes_an_edge: int) -> None:
-    """A relabelling holds its names (8 bytes an input) and what the measure needs; no list is copied for it."""
-    package = str(Path(repsim.__file__).parents[1])
-    done = subprocess.run(
-        [sys.executable, "-c", PEAK, measures],
-        env={**os.environ, "PYTHONPATH": package, "REPSIM_NUM_THREADS": "2"},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < bytes_an_edge
-
-
 # ---------------------------------------------------------------------------------------------- intervals
 
 
@@ -401,62 +282,6 @@ def test_standard_error_is_that_of_leaving_one_input_out(measure: str) -> None:
 
 def test_standard_error_of_one_term() -> None:
     assert np.isnan(list_means.standard_error(np.ones(1)))
-
-
-# ---------------------------------------------------------------------------------------------- second_order_cosine
-
-
-@pytest.mark.parametrize("metric", ["cosine", "inner_product", "euclidean"])
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-def test_second_order_cosine_agrees_with_the_oracle(metric: str, dtype: str) -> None:
-    x, y = (z.astype(dtype) for z in related(90, 13, 7))
-    gx, gy = (repsim.nearest(z, 6, metric=metric) for z in (x, y))
-    terms = list_oracles.second_order_terms(x, y, as_lists(gx.indices), as_lists(gy.indices))
-    found = neighbour_scores.second_order_terms(
-        gx, gy, (as_rows(x, function="f", name="x"), as_rows(y, function="f", name="y"))
-    )
-    np.testing.assert_allclose(found, terms, rtol=1e-12)
-    of_rows = repsim.second_order_cosine(x, y, k=6, metric=metric, permutations=3)
-    assert of_rows == pytest.approx(np.mean(terms), rel=1e-12)
-    of_graphs = repsim.second_order_cosine(x, y, graphs=(gx, gy), permutations=3)
-    assert of_graphs.to_dict() == of_rows.to_dict()
-    assert of_rows.precision == "float64"
-
-
-def test_second_order_cosine_takes_bfloat16_and_two_dtypes() -> None:
-    torch = pytest.importorskip("torch")
-    x, y = related(60, 9, 7)
-    half = torch.from_numpy(x).to(torch.bfloat16)
-    gx, gy = repsim.nearest(half, 5), repsim.nearest(y, 5)
-    terms = list_oracles.second_order_terms(half, y, as_lists(gx.indices), as_lists(gy.indices))
-    assert value("second_order_cosine", half, y, k=5, permutations=2) == pytest.approx(np.mean(terms), rel=1e-12)
-
-
-def test_second_order_cosine_relabelled_by_hand() -> None:
-    x, y = related(30, 6, 5, noise=2.0)
-    lists = [as_lists(oracles.nearest(z, 4)) for z in (x, y)]
-    found = repsim.second_order_cosine(x, y, k=4, permutations=25, seed=3)
-    rng, drawn = np.random.default_rng([3, 30]), []
-    for _ in range(25):
-        names = rng.permutation(30)
-        moved = np.empty_like(y)
-        moved[names] = y
-        drawn.append(
-            np.mean(list_oracles.second_order_terms(x, moved, lists[0], list_oracles.renamed(lists[1], names)))
-        )
-    assert found.null.mean == pytest.approx(np.mean(drawn), rel=1e-12)
-    assert found.null.sd == pytest.approx(np.std(drawn, ddof=1), rel=1e-10)
-    assert found.p == oracles.add_one_p(found.value, np.array(drawn))
-
-
-def test_second_order_cosine_of_itself_range_and_symmetry() -> None:
-    x, y = related(120, 6, 5)
-    assert value("second_order_cosine", x, x, permutations=2) == 1.0
-    there, back = value("second_order_cosine", x, y, permutations=2), value("second_order_cosine", y, x, permutations=2)
-    assert there == pytest.approx(back, rel=1e-14)
-    assert 0 < there < 1
-    spread = np.random.default_rng(0).standard_normal((3, 2))
-    assert -1 <= value("second_order_cosine", spread, -spread[::-1], k=1, permutations=2) <= 1
 
 
 # ---------------------------------------------------------------------------------------------- bad graphs
@@ -526,70 +351,6 @@ def test_overlap_counts_of_arrays() -> None:
 def test_normalized_that_is_no_bool(bad: Any) -> None:
     with pytest.raises(TypeError, match=rf"^\[lcs_knn\] expected normalized as a bool, got {bad!r}$"):
         repsim.lcs_knn(*related(40, 6, 5), normalized=bad)
-
-
-def test_what_second_order_cosine_refuses() -> None:
-    x, y = related(40, 6, 5)
-    gx, gy = repsim.nearest(x), repsim.nearest(y)
-    with pytest.raises(TypeError, match=r"^\[second_order_cosine\] expected x and y as arrays, and graphs as graphs="):
-        repsim.second_order_cosine(gx, gy)
-    for bad in ((gx,), (x, y), gx):
-        with pytest.raises(
-            TypeError, match=r"^\[second_order_cosine\] expected graphs as two graphs of repsim.nearest"
-        ):
-            repsim.second_order_cosine(x, y, graphs=bad)
-    with pytest.raises(ValueError, match=r"^\[second_order_cosine\] expected the graph of x with its 39 rows, got 40$"):
-        repsim.second_order_cosine(x[:39], y[:39], graphs=(gx, gy), k=5)
-
-
-def test_second_order_cosine_without_cosines() -> None:
-    x, y = related(40, 6, 5)
-    x[11] = 0
-    with pytest.raises(ValueError, match=r"^\[second_order_cosine\] expected x with non-zero rows, [^\n]*row 11$"):
-        repsim.second_order_cosine(x, y, metric="euclidean")
-    apart = np.eye(40)
-    with pytest.raises(ValueError, match=r"in which no input is orthogonal to all neighbours [^\n]*got row 0$"):
-        repsim.second_order_cosine(apart, y, k=3)
-
-
-# ---------------------------------------------------------------------------------------------- the operations
-
-
-def test_the_core_refuses_what_would_leave_its_memory() -> None:
-    from repsim import _core
-
-    lists, sums = random_lists(20, 4, 0), np.empty(1)
-    flat, outside = lists.reshape(-1), lists + 17
-    names = np.arange(20)[None]
-    for call in (
-        lambda: _core.list_statistics(outside.reshape(-1), None, lists, "shared", None, sums, None, 1),
-        lambda: _core.list_statistics(flat, None, outside, "shared", None, sums, None, 1),
-        lambda: _core.list_statistics(flat[:-1], None, lists, "shared", None, sums, None, 1),
-        lambda: _core.list_statistics(flat, np.zeros(21, np.int64), lists, "shared", None, sums, None, 1),
-        lambda: _core.list_statistics(flat, None, lists, "shared", names + 1, sums, None, 1),
-        lambda: _core.list_statistics(flat, None, lists, "shared", names[:, 1:].copy(), sums, None, 1),
-        lambda: _core.list_statistics(flat, None, lists, "shared", None, np.empty(2), None, 1),
-        lambda: _core.list_statistics(flat, None, lists, "shared", None, sums, np.empty(19), 1),
-        lambda: _core.list_statistics(flat, None, lists, "none", None, sums, None, 1),
-        lambda: _core.list_statistics(flat, None, 0 * lists, "shared", None, sums, None, 1),
-        lambda: _core.transpose_lists(outside, np.empty(21, np.int64), np.empty(80, np.int64)),
-        lambda: _core.transpose_lists(lists, np.empty(20, np.int64), np.empty(80, np.int64)),
-        lambda: _core.masked_hsic(
-            lists, np.ones((20, 3), np.float32), lists, np.ones((20, 4), np.float32), None, sums, 1
-        ),
-        lambda: _core.edge_cosines(np.ones((19, 2)), "float64", np.ones(19), lists, np.empty((20, 4)), 1),
-    ):
-        with pytest.raises(ValueError, match=r"^\w+: expected "):
-            call()
-
-
-def test_who_lists_whom() -> None:
-    lists = random_lists(50, 7, 2)
-    listed_by = reductions.Lists.listed_by(lists)
-    assert listed_by.offsets is not None
-    for j in range(50):
-        found = listed_by.targets[listed_by.offsets[j] : listed_by.offsets[j + 1]]
-        np.testing.assert_array_equal(found, [i for i in range(50) if j in lists[i]])
 
 
 def test_results_travel_between_processes() -> None:

@@ -12,50 +12,54 @@
 
 namespace repsim::cpu {
 
-// Where each input stands in one list: a hash table with open addressing, a quarter full at the most.
+// Where each input stands in one list: a hash table with open addressing, an eighth full at the most.
 class Positions {
  public:
   explicit Positions(int64_t k)
-      : mask_(std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(4 * k, 16))) - 1),
+      : mask_(std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(8 * k, 16))) - 1),
         shift_(64 - std::countr_one(mask_)),
-        keys_(mask_ + 1, kNone),
-        positions_(mask_ + 1) {
-    used_.reserve(k);
-  }
+        slots_(mask_ + 1, Slot{kNone, 0}),
+        keys_(k),
+        used_(k) {}
 
-  // Takes the place of the list before: target(0), target(1), ... False where an input comes twice.
+  // Takes the place of the list before: target(0), target(1), ..., k at the most. False where an input comes twice.
   template <class Target>
   bool fill(int64_t count, Target target) {
-    for (const uint64_t slot : used_) keys_[slot] = kNone;
-    used_.clear();
-    for (int64_t position = 0; position < count; ++position) {
-      const int64_t key = target(position);
-      uint64_t slot = start(key);
-      for (; keys_[slot] != kNone; slot = (slot + 1) & mask_)
-        if (keys_[slot] == key) return false;
-      keys_[slot] = key;
-      positions_[slot] = static_cast<int32_t>(position);
-      used_.push_back(slot);
+    for (int64_t position = 0; position < filled_; ++position) slots_[used_[position]].key = kNone;
+    filled_ = 0;
+    // Apart from the table, so that what the targets wait for in memory is fetched at once.
+    for (int64_t position = 0; position < count; ++position) keys_[position] = target(position);
+    for (; filled_ < count; ++filled_) {
+      const int64_t key = keys_[filled_];
+      uint64_t at = start(key);
+      for (; slots_[at].key != kNone; at = (at + 1) & mask_)
+        if (slots_[at].key == key) return false;
+      slots_[at] = {key, filled_};
+      used_[filled_] = at;
     }
     return true;
   }
 
   // The position of an input, or -1.
-  int32_t find(int64_t key) const {
-    for (uint64_t slot = start(key); keys_[slot] != kNone; slot = (slot + 1) & mask_)
-      if (keys_[slot] == key) return positions_[slot];
+  int64_t find(int64_t key) const {
+    for (uint64_t at = start(key); slots_[at].key != kNone; at = (at + 1) & mask_)
+      if (slots_[at].key == key) return slots_[at].position;
     return -1;
   }
 
  private:
   static constexpr int64_t kNone = -1;
+  struct Slot {
+    int64_t key, position;
+  };
   uint64_t start(int64_t key) const { return static_cast<uint64_t>(key) * 0x9e3779b97f4a7c15u >> shift_; }
 
   uint64_t mask_;
   int shift_;
+  std::vector<Slot> slots_;
   std::vector<int64_t> keys_;
-  std::vector<int32_t> positions_;
   std::vector<uint64_t> used_;
+  int64_t filled_ = 0;
 };
 
 struct List {
@@ -83,8 +87,8 @@ struct Common {
                            : positions.fill(list_b.length, [&](int64_t p) { return list_b.targets[p]; });
     matches.clear();
     for (int64_t p = 0; p < list_a.length; ++p) {
-      const int32_t at = positions.find(list_a.targets[p]);
-      if (at >= 0) matches.push_back({static_cast<int32_t>(p), at});
+      const int64_t at = positions.find(list_a.targets[p]);
+      if (at >= 0) matches.push_back({static_cast<int32_t>(p), static_cast<int32_t>(at)});
     }
     if (!once || static_cast<int64_t>(matches.size()) > list_b.length)
       throw std::invalid_argument("lists: expected no input twice in a list");

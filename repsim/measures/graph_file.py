@@ -1,7 +1,7 @@
 """A neighbour graph on disk: one safetensors file.
 
-Safetensors, because its header has room for the plain fields, it knows the dtypes that .npy knows not to hide (nothing
-in it is ever executed), it is mapped instead of unpacked, and whatever reads activations reads it too.
+Safetensors and not .npz: its header has room for the plain fields, nothing in it is ever executed, its arrays lie in it
+as they are in memory, and it is the format in which stores are exchanged.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def mutual_knn(
     Returns
     -------
     Similarity in [0, 1], 1 for x with itself, its value the same for (x, y) and (y, x), with the exact mean and sd over
-    all relabellings. 1 - value is a metric between graphs: half the symmetric difference of the lists, over k.
+    all relabellings. 1 - value is a metric between graphs (without their order): half the symmetric difference, over k.
 
     Raises
     ------
@@ -187,9 +187,9 @@ def cycle_knn(
 
     Returns
     -------
-    Similarity in [0, 1]; cycle_knn(y, x) is another number, and no metric follows. Of x with itself it is the share of
-    inputs with a mutual neighbour, 1 only where every input has one. The mean and sd of chance are those of the
-    relabellings drawn.
+    Similarity in [0, 1]; for k > 1 cycle_knn(y, x) is another number, and no metric follows. Of x with itself it is the
+    share of inputs with a mutual neighbour, 1 only where every input has one. The mean and sd of chance are those of
+    the relabellings drawn.
 
     Raises
     ------
