@@ -477,6 +477,141 @@ void settle_neighbours(const nb::tuple& block_i, const nb::tuple& block_j, const
   repsim::settle_neighbours(pair, range, ranking, known, indices.data(), scores.data(), threads);
 }
 
+template <class T>
+using Given = nb::ndarray<const T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+template <class T>
+using GivenVector = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+void expect_inputs(const int64_t* named, size_t count, int64_t n, const char* message) {
+  bool inside = true;
+  for (size_t at = 0; at < count; ++at) inside &= named[at] >= 0 && named[at] < n;
+  expect(inside, message);
+}
+
+repsim::Lists lists_of(const Given<int64_t>& lists) {
+  return {lists.data(), nullptr, static_cast<int64_t>(lists.shape(0)), static_cast<int64_t>(lists.shape(1))};
+}
+
+// Lists of inputs below n, of whom there are at most 2^31 - 1 to a list.
+repsim::Lists checked_lists(const Given<int64_t>& lists) {
+  const repsim::Lists all = lists_of(lists);
+  expect(all.k >= 1 && all.k < int64_t{1} << 31, "lists: expected at least one input in a list");
+  expect_inputs(lists.data(), lists.size(), all.n, "lists: expected inputs from 0 to n - 1");
+  return all;
+}
+
+using Names = std::optional<Given<int64_t>>;
+
+int64_t relabellings_of(const Names& names, int64_t n, size_t results) {
+  const int64_t count = names ? static_cast<int64_t>(names->shape(0)) : 1;
+  expect(!names || static_cast<int64_t>(names->shape(1)) == n, "names: expected one for every input");
+  expect(static_cast<int64_t>(results) == count, "sums: expected one number per relabelling");
+  if (names) expect_inputs(names->data(), names->size(), n, "names: expected inputs from 0 to n - 1");
+  return count;
+}
+
+int64_t first_bad_list(Given<int64_t> lists, int64_t base_rows, bool excludes_self, int threads) {
+  const repsim::Lists all = lists_of(lists);
+  expect(all.k >= 1 && all.k < int64_t{1} << 31, "lists: expected at least one input in a list");
+  nb::gil_scoped_release release;
+  return repsim::first_bad_list(all, base_rows, excludes_self, threads);
+}
+
+void transpose_lists(Given<int64_t> lists, Vector<int64_t> offsets, Vector<int64_t> sources) {
+  const repsim::Lists all = checked_lists(lists);
+  expect(static_cast<int64_t>(offsets.shape(0)) == all.n + 1, "offsets: expected n + 1 numbers");
+  expect(sources.shape(0) == lists.size(), "sources: expected one number per edge");
+  nb::gil_scoped_release release;
+  repsim::transpose_lists(all, offsets.data(), sources.data());
+}
+
+repsim::ListStatistic list_statistic_of(const std::string& name) {
+  struct Known {
+    const char* name;
+    repsim::ListStatistic statistic;
+  };
+  using enum repsim::ListStatistic;
+  static const Known known[] = {{"shared", shared},
+                                {"meets", meets},
+                                {"jaccard", jaccard},
+                                {"ranks", ranks},
+                                {"jaccard_ranks", jaccard_ranks},
+                                {"common_subsequence", common_subsequence},
+                                {"edit_distance", edit_distance}};
+  for (const Known& one : known)
+    if (name == one.name) return one.statistic;
+  refuse("statistic: expected shared, meets, jaccard, ranks, jaccard_ranks, common_subsequence or edit_distance, got " +
+         name);
+}
+
+void list_statistics(GivenVector<int64_t> a, std::optional<GivenVector<int64_t>> offsets, Given<int64_t> b,
+                     const std::string& statistic, Names names, Vector<double> sums,
+                     std::optional<Vector<double>> terms, int threads) {
+  const repsim::ListStatistic kind = list_statistic_of(statistic);
+  const repsim::Lists right = checked_lists(b);
+  const int64_t n = right.n;
+  expect(offsets || a.size() == b.size(), "a: expected lists like those of b, or offsets");
+  expect(!offsets || kind != repsim::ListStatistic::edit_distance, "offsets: expected none for edit_distance");
+  expect(!offsets || static_cast<int64_t>(offsets->shape(0)) == n + 1, "offsets: expected n + 1 numbers");
+  expect(!terms || static_cast<int64_t>(terms->shape(0)) == n, "terms: expected one number per input");
+  expect_inputs(a.data(), a.size(), n, "lists: expected inputs from 0 to n - 1");
+  if (offsets) {
+    const int64_t* starts = offsets->data();
+    bool ascend = starts[0] == 0 && starts[n] == static_cast<int64_t>(a.size());
+    for (int64_t i = 0; i < n; ++i) ascend &= starts[i] <= starts[i + 1];
+    expect(ascend, "offsets: expected them to ascend from 0 to the number of edges");
+  }
+  const int64_t relabellings = relabellings_of(names, n, sums.shape(0));
+  const repsim::Lists left{a.data(), offsets ? offsets->data() : nullptr, n, right.k};
+  nb::gil_scoped_release release;
+  repsim::list_statistics(left, right, kind, names ? names->data() : nullptr, relabellings, sums.data(),
+                          terms ? terms->data() : nullptr, threads);
+}
+
+void masked_hsic(Given<int64_t> a, Given<float> a_weights, Given<int64_t> b, Given<float> b_weights, Names names,
+                 Vector<double> hsic, int threads) {
+  const repsim::Lists left = checked_lists(a), right = checked_lists(b);
+  expect(left.n == right.n && left.k == right.k, "lists: expected one shape");
+  for (const auto& weights : {a_weights, b_weights})
+    expect(weights.shape(0) == a.shape(0) && weights.shape(1) == a.shape(1), "weights: expected one per edge");
+  const int64_t relabellings = relabellings_of(names, left.n, hsic.shape(0));
+  nb::gil_scoped_release release;
+  repsim::masked_hsic(left, a_weights.data(), right, b_weights.data(), names ? names->data() : nullptr, relabellings,
+                      hsic.data(), threads);
+}
+
+void edge_cosines(AnyRows x, const std::string& dtype, GivenVector<double> lengths, Given<int64_t> lists,
+                  Matrix<double> cosines, int threads) {
+  const repsim::Source rows = source(x, dtype);
+  const repsim::Lists all = checked_lists(lists);
+  expect(rows.rows == all.n && static_cast<int64_t>(lengths.shape(0)) == all.n, "x: expected one row per list");
+  expect(cosines.shape(0) == lists.shape(0) && cosines.shape(1) == lists.shape(1), "cosines: expected one per edge");
+  nb::gil_scoped_release release;
+  repsim::edge_cosines(rows, lengths.data(), all, cosines.data(), threads);
+}
+
+using Listed = std::tuple<AnyRows, std::string, GivenVector<double>, Given<int64_t>, Given<double>>;
+
+repsim::ListedRows listed_rows(const Listed& side) {
+  const auto& [x, dtype, lengths, lists, cosines] = side;
+  const repsim::ListedRows all{source(x, dtype), lengths.data(), checked_lists(lists), cosines.data()};
+  expect(all.rows.rows == all.lists.n && static_cast<int64_t>(lengths.shape(0)) == all.lists.n,
+         "x: expected one row per list");
+  expect(cosines.shape(0) == lists.shape(0) && cosines.shape(1) == lists.shape(1), "cosines: expected one per edge");
+  return all;
+}
+
+int64_t second_order_cosines(const Listed& a, const Listed& b, Names names, Vector<double> sums,
+                             std::optional<Vector<double>> terms, int threads) {
+  const repsim::ListedRows left = listed_rows(a), right = listed_rows(b);
+  expect(left.lists.n == right.lists.n && left.lists.k == right.lists.k, "lists: expected one shape");
+  expect(!terms || static_cast<int64_t>(terms->shape(0)) == left.lists.n, "terms: expected one number per input");
+  const int64_t relabellings = relabellings_of(names, left.lists.n, sums.shape(0));
+  nb::gil_scoped_release release;
+  return repsim::second_order_cosines(left, right, names ? names->data() : nullptr, relabellings, sums.data(),
+                                      terms ? terms->data() : nullptr, threads);
+}
+
 }  // namespace
 
 NB_MODULE(_core, m) {
@@ -514,6 +649,17 @@ NB_MODULE(_core, m) {
         "open"_a.noconvert(), "threads"_a);
   m.def("settle_neighbours", &settle_neighbours, "block_i"_a, "block_j"_a, "filter"_a, "range"_a, "ranking"_a,
         "certificate"_a, "indices"_a.noconvert(), "scores"_a.noconvert(), "threads"_a);
+
+  m.def("first_bad_list", &first_bad_list, "lists"_a.noconvert(), "base_rows"_a, "excludes_self"_a, "threads"_a);
+  m.def("transpose_lists", &transpose_lists, "lists"_a.noconvert(), "offsets"_a.noconvert(), "sources"_a.noconvert());
+  m.def("list_statistics", &list_statistics, "a"_a.noconvert(), "offsets"_a.noconvert().none(), "b"_a.noconvert(),
+        "statistic"_a, "names"_a.noconvert().none(), "sums"_a.noconvert(), "terms"_a.noconvert().none(), "threads"_a);
+  m.def("masked_hsic", &masked_hsic, "a"_a.noconvert(), "a_weights"_a.noconvert(), "b"_a.noconvert(),
+        "b_weights"_a.noconvert(), "names"_a.noconvert().none(), "hsic"_a.noconvert(), "threads"_a);
+  m.def("edge_cosines", &edge_cosines, "x"_a, "dtype"_a, "lengths"_a.noconvert(), "lists"_a.noconvert(),
+        "cosines"_a.noconvert(), "threads"_a);
+  m.def("second_order_cosines", &second_order_cosines, "a"_a, "b"_a, "names"_a.noconvert().none(), "sums"_a.noconvert(),
+        "terms"_a.noconvert().none(), "threads"_a);
 
   // Without CUDA these two say so, whatever they are given; cuda/ brings their typed arguments with it.
   m.def("cuda_kernel_sums", [](const nb::args&) {

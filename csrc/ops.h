@@ -221,6 +221,67 @@ void settle_neighbours(const SearchPair& pair, const BlockRange& range, const Ra
                        const Certificate& certificate, int64_t* indices /* [rows, k] */, double* scores /* [rows, k] */,
                        int threads);
 
+// The neighbour lists of n inputs. The list of input i is targets[i k .. i k + k), best first; where there are offsets,
+// targets[offsets[i] .. offsets[i + 1]). No list names an input twice.
+struct Lists {
+  const int64_t* targets;  // [n, k], or [offsets[n]]
+  const int64_t* offsets;  // [n + 1] or null
+  int64_t n, k;
+};
+
+// The first row whose list names an input outside [0, base_rows), an input twice or, with `excludes_self`, its own row;
+// -1 where there is none. Cost: one pass over the lists.
+int64_t first_bad_list(const Lists& a, int64_t base_rows, bool excludes_self, int threads);
+
+// Who lists j: sources[offsets[j] .. offsets[j + 1]), ascending. Cost: two passes over the lists.
+void transpose_lists(const Lists& a, int64_t* offsets /* [n + 1] */, int64_t* sources /* [n, k] */);
+
+// What two lists A, B have in common: with C their common inputs, r and r' the ranks of one in A and in B, from 1 on,
+//   shared              |C|
+//   meets               1 if |C| > 0, else 0
+//   jaccard             |C| / |A or B|
+//   ranks               sum over C of 2 / ((1 + |r - r'|) (r + r'))  /  sum_(m <= |C|) 1 / m, 0 for no C
+//   jaccard_ranks       the product of the last two
+//   common_subsequence  length of the longest common subsequence
+//   edit_distance       Levenshtein distance; both lists of length k
+enum class ListStatistic { shared, meets, jaccard, ranks, jaccard_ranks, common_subsequence, edit_distance };
+
+// sums[t] = sum_i statistic(list of i in a, list of i in b once relabelled): by names[t], input r of b becomes
+// names[t][r], its list with it and every input that a list names. `names` null leaves b as it is (one sum). `terms`,
+// where not null, takes the statistic of every input of a, of the last relabelling. Sums are integers in units of 2^-60
+// until all are added: they do not depend on the order. Cost per relabelling: n k probes of a hash table of O(k);
+// common_subsequence c log c more for c common inputs, edit_distance min(c^2, k ceil(k / 64)). Memory: O(k) per thread.
+void list_statistics(const Lists& a, const Lists& b, ListStatistic statistic,
+                     const int64_t* names /* [relabellings, n] or null */, int64_t relabellings,
+                     double* sums /* [relabellings] */, double* terms /* [n] or null */, int threads);
+
+// hsic[t] = HSIC_1 of the weights of a and of b, once relabelled as above, on the edges that both have. With A, B these
+// matrices: (tr AB + 1'A1 1'B1 / ((n-1)(n-2)) - 2 / (n-2) 1'AB1) / (n(n-3)). The lists of a ascend. Cost per
+// relabelling: n k probes, and log k steps for each shared edge. Memory: [n, k] float32 and [n] float64.
+void masked_hsic(const Lists& a, const float* a_weights /* [n, k] */, const Lists& b,
+                 const float* b_weights /* [n, k] */, const int64_t* names /* [relabellings, n] or null */,
+                 int64_t relabellings, double* hsic /* [relabellings] */, int threads);
+
+// One side of second_order_cosines.
+struct ListedRows {
+  Source rows;
+  const double* lengths;  // [n] |row|, not 0
+  Lists lists;
+  const double* cosines;  // [n, k] of every edge
+};
+
+// cosines[i][r] = cos(x_i, x_j) in float64, j the neighbour of i of rank r. Cost: 2 n k depth flop.
+void edge_cosines(const Source& x, const double* lengths /* [n] */, const Lists& lists, double* cosines /* [n, k] */,
+                  int threads);
+
+// sums[t] = sum_i cos(s, s'): s the cosines of row i of a to the rows that its list in a or in b, relabelled as above,
+// names, s' the cosines of row i of b, relabelled, to the same. `terms` and sums as of list_statistics. Returns the
+// first input of a for which s or s' is 0, or -1. Cost per relabelling: 2 n k (depth_a + depth_b) flop at the most.
+// Memory: [n] int64.
+int64_t second_order_cosines(const ListedRows& a, const ListedRows& b,
+                             const int64_t* names /* [relabellings, n] or null */, int64_t relabellings,
+                             double* sums /* [relabellings] */, double* terms /* [n] or null */, int threads);
+
 // The instruction set chosen for this CPU: "avx512bf16", "avx512", "avx2" or "generic".
 const char* instruction_set();
 

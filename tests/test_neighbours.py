@@ -286,7 +286,7 @@ def test_mutual_knn_relabellings_are_drawn_from_the_seed() -> None:
     assert first.p != other.p
 
 
-@pytest.mark.parametrize("measure", ["mutual_knn", "cknna"])
+@pytest.mark.parametrize("measure", ["mutual_knn", "cknna", "knn_jaccard", "cycle_knn", "edit_distance_knn"])
 def test_relabellings_take_the_memory_of_one(measure: str) -> None:
     """A hundred relabellings at once would be a hundred int64 [n]; one graph and its copy are ten times k n each."""
     n = 20_000

@@ -59,9 +59,7 @@ def test_blocks_fit_the_budget() -> None:
         plan = blocks.traversal(10**6, 10**6, depths, symmetric=True, block_rows=None, memory=memory)
         assert 3 * plan.block_rows * 1024 * 4 + RESIDENT_BYTES <= memory
     assert blocks.traversal(10**6, 10**6, depths, symmetric=True, block_rows=400, memory=10**9).block_rows == 384
-    with pytest.raises(
-        ValueError, match=r"\[cka\] expected memory of at least \d+ bytes .* three blocks of 192 rows"
-    ):
+    with pytest.raises(ValueError, match=r"\[cka\] expected memory of at least \d+ bytes .* three blocks of 192 rows"):
         blocks.traversal(10**6, 10**6, depths, symmetric=True, block_rows=None, memory=10**6, function="cka")
 
 
