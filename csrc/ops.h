@@ -4,6 +4,13 @@
 // interleaved so that one vector load brings one feature of 16 rows. All pair work runs on 192 x 192
 // tiles of the n x n matrix, whose grid is fixed by the row numbers alone: results do not depend on
 // the block size, the number of threads or the order of the blocks.
+//
+// From other C++: the installed package holds this header, a static library and its CMake files, found through
+// -Drepsim_DIR=$(python -c "import repsim; print(repsim.cmake_dir())"):
+//   find_package(repsim CONFIG REQUIRED)
+//   target_link_libraries(mine PRIVATE repsim::core)   # and #include <repsim/ops.h>
+// Pointers are taken as stated here and not checked; an operation may throw std::invalid_argument, std::range_error and
+// std::bad_alloc. tests/cpp_api is an example.
 #pragma once
 
 #include <cstdint>

@@ -18,6 +18,7 @@ from .measures.neighbour_scores import cknna, second_order_cosine
 from .measures.neighbour_sets import cycle_knn, knn_jaccard, mutual_knn, overlap_counts
 from .measures.neighbours import Neighbours, nearest
 from .measures.similarity import Similarity
+from .native import cmake_dir
 from .store import Store
 
 __version__ = "0.1.0"
@@ -37,6 +38,7 @@ __all__ = [
     "angular_cka",
     "cka",
     "cknna",
+    "cmake_dir",
     "compare",
     "cycle_knn",
     "edit_distance_knn",

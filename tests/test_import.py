@@ -20,6 +20,7 @@ FLOOR = {
     "arguments": set(),
     "arrays": set(),
     "layout": set(),
+    "native": set(),
     "interchange": {"layout"},
     "store": {"arrays", "layout", "interchange"},
 }
