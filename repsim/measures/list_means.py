@@ -59,6 +59,11 @@ def standard_error(terms: np.ndarray) -> float:
     return float(terms.std(ddof=1) / np.sqrt(len(terms))) if len(terms) > 1 else np.nan
 
 
+def standard_errors(terms: Callable[[int, int], np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    """:func:`standard_error` of every pair [L1, L2] from its terms."""
+    return np.array([[standard_error(terms(i, j)) for j in range(shape[1])] for i in range(shape[0])])
+
+
 def grid_of_means(
     measure: ListMean,
     xs: Sequence[Neighbours],
@@ -72,7 +77,8 @@ def grid_of_means(
     check_relabellings(permutations, seed, least=2, function=measure.name)
     n, k = one_kind(xs, ys, measure.name)
     values, null = means_and_relabelled(measure, xs, ys, permutations, seed, threads)
-    return sampled_grid(values, null, n, {"k": k, "metric": xs[0].metric, **(options or {})})
+    errors = standard_errors(lambda i, j: per_input_terms(measure, xs[i], ys[j], threads=threads), values.shape)
+    return sampled_grid(values, null, n, {"k": k, "metric": xs[0].metric, **(options or {})}, errors=errors)
 
 
 def means_and_relabelled(
@@ -127,7 +133,13 @@ def _relabellings(n: int, permutations: int, seed: int) -> Iterator[tuple[slice,
 
 
 def sampled_grid(
-    values: np.ndarray, null: np.ndarray, n: int, options: dict[str, Any], *, precision: str = "float32"
+    values: np.ndarray,
+    null: np.ndarray,
+    n: int,
+    options: dict[str, Any],
+    *,
+    precision: str = "float32",
+    errors: np.ndarray | None = None,
 ) -> Grid:
     """Values [L1, L2] beside mean, sd and add-one p of the relabellings [permutations, L1, L2]."""
     cells = [
@@ -137,7 +149,7 @@ def sampled_grid(
         ]
         for i, row in enumerate(values)
     ]
-    return grid_of(cells, n, options, precision, null_from=f"{len(null)} relabellings")
+    return grid_of(cells, n, options, precision, null_from=f"{len(null)} relabellings", standard_errors=errors)
 
 
 def mean_of_pair(

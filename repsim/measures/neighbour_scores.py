@@ -10,7 +10,7 @@ import numpy as np
 from .. import reductions
 from ..arguments import thread_count
 from ..arrays import Rows, as_rows, same_inputs
-from .list_means import every_pair, sampled_grid
+from .list_means import every_pair, sampled_grid, standard_errors
 from .neighbours import GRAM_METRICS, Neighbours, check_metric, check_relabellings, graph_pair, one_kind
 from .similarity import Grid, Similarity
 
@@ -184,7 +184,11 @@ def second_order_cosine_grid(
         permutations,
         seed,
     )
-    return sampled_grid(observed / n, relabelled / n, n, {"k": k, "metric": xs[0].metric}, precision="float64")
+    errors = standard_errors(
+        lambda i, j: reductions.second_order_terms(left[i], right[j], function=function, threads=cpus), observed.shape
+    )
+    options = {"k": k, "metric": xs[0].metric}
+    return sampled_grid(observed / n, relabelled / n, n, options, precision="float64", errors=errors)
 
 
 def second_order_terms(

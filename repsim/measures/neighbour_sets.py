@@ -8,7 +8,16 @@ from typing import Any
 import numpy as np
 
 from ..calibration import Null, add_one_p, edge_patterns, shared_edges_moments
-from .list_means import ListMean, grid_of_means, mean, mean_of_pair, means_and_relabelled, per_input_terms, share_of_k
+from .list_means import (
+    ListMean,
+    grid_of_means,
+    mean,
+    mean_of_pair,
+    means_and_relabelled,
+    per_input_terms,
+    share_of_k,
+    standard_errors,
+)
 from .neighbours import Neighbours, check_relabellings, graph_pair, one_kind
 from .similarity import Grid, Similarity, grid_of
 
@@ -83,7 +92,8 @@ def mutual_knn_grid(
             p = add_one_p(value, by_chance[:, i, j]) if permutations else None
             row.append((value, Null(exact.mean / edges, exact.sd / edges), p))
         cells.append(row)
-    return grid_of(cells, n, {"k": k, "metric": xs[0].metric}, "float32")
+    errors = standard_errors(lambda i, j: per_input_terms(MUTUAL_KNN, xs[i], ys[j], threads=threads), values.shape)
+    return grid_of(cells, n, {"k": k, "metric": xs[0].metric}, "float32", standard_errors=errors)
 
 
 def overlap_counts(x: Neighbours, y: Neighbours, *, threads: int | None = None) -> np.ndarray:
