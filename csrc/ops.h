@@ -108,6 +108,9 @@ int64_t rank_neighbours(const Source& x, const Source& base, Metric metric, int6
                         const Certificate& certificate, int64_t first, int64_t* indices /* [rows, k] */,
                         float* scores /* [rows, k] */, int threads);
 
+// The instruction set chosen for this CPU: "avx512", "avx2" or "generic".
+const char* instruction_set();
+
 // The neighbour lists of n inputs. The list of input i is targets[i k .. i k + k), best first; where there are offsets,
 // targets[offsets[i] .. offsets[i + 1]). No list names an input twice.
 struct Lists {
@@ -168,9 +171,6 @@ void edge_cosines(const Source& x, const double* lengths /* [n] */, const Lists&
 int64_t second_order_cosines(const ListedRows& a, const ListedRows& b,
                              const int64_t* names /* [relabellings, n] or null */, int64_t relabellings,
                              double* sums /* [relabellings] */, double* terms /* [n] or null */, int threads);
-
-// The instruction set chosen for this CPU: "avx512", "avx2" or "generic".
-const char* instruction_set();
 
 namespace cuda {
 
