@@ -72,45 +72,6 @@ void kernel_sums(const BlockPair* pairs /* [matrices] */, int64_t matrices, int6
 constexpr int kProductBits = 45;
 constexpr int64_t kMaxSummedRows = int64_t{1} << 25;
 
-// The candidates of every row, best first once finished. key = (score, rank of the index) in 64 order-preserving bits.
-struct Candidates {
-  uint64_t* keys;     // [rows, capacity]
-  int32_t* counts;    // [rows], zero at the start
-  float* thresholds;  // [rows], -FLT_MAX at the start: the k-th best score seen so far
-  int64_t capacity;   // > k
-};
-
-// Offers the scores of one pair of blocks to the k best of every row.
-//   score_ij = x_i . y_j  (- half_i - half_j for the Euclidean metric; cosines are asked for as distances of unit rows)
-// `symmetric`: x and y are the same rows, pairs i = j are left out, and every score serves rows i and rows j.
-// The k best by (score, lower index) are exact for the float32 scores, whatever the order. Cost: 2 rows_i rows_j depth
-// flop.
-void nearest(const BlockPair& pair, Metric metric, const BlockRange& range, bool symmetric, int64_t k,
-             const Candidates& candidates, int threads);
-
-// What is known of the packed rows that `nearest` saw, to bound the rounding of its float32 scores.
-struct Certificate {
-  const float* halves;   // [rows] half the squared norms of the packed rows of x
-  double unit;           // packed rows are the rows (cosine: the unit rows) times this, less a common offset
-  double longest;        // inner product: the largest packed norm in the base but for `heavy`
-  const int64_t* heavy;  // inner product: rows of the base that are candidates of every row
-  int64_t heavy_count;
-  int64_t kept;  // the k that `nearest` was given: at least the k that is asked for now
-};
-
-// The k best rows of the base for every row of x by their float64 scores: cosine, inner product, or minus the Euclidean
-// distance; ties to the lower index. The `kept` best candidates are scored in float64. A row is decided when its k-th
-// best lies above all that was turned away by more than float32 can have erred; the other rows are scored in float64
-// against the whole base. `first` is the number of x's first row in the base, which is left out of its own
-// list, or -1. Returns how many rows were not decided. Throws std::range_error where a score leaves the range of
-// float64. Cost: 2 rows kept depth flop, and 2 base.rows depth for each row not decided.
-int64_t rank_neighbours(const Source& x, const Source& base, Metric metric, int64_t k, const Candidates& candidates,
-                        const Certificate& certificate, int64_t first, int64_t* indices /* [rows, k] */,
-                        float* scores /* [rows, k] */, int threads);
-
-// The instruction set chosen for this CPU: "avx512", "avx2" or "generic".
-const char* instruction_set();
-
 // The neighbour lists of n inputs. The list of input i is targets[i k .. i k + k), best first; where there are offsets,
 // targets[offsets[i] .. offsets[i + 1]). No list names an input twice.
 struct Lists {
@@ -171,6 +132,45 @@ void edge_cosines(const Source& x, const double* lengths /* [n] */, const Lists&
 int64_t second_order_cosines(const ListedRows& a, const ListedRows& b,
                              const int64_t* names /* [relabellings, n] or null */, int64_t relabellings,
                              double* sums /* [relabellings] */, double* terms /* [n] or null */, int threads);
+
+// The candidates of every row, best first once finished. key = (score, rank of the index) in 64 order-preserving bits.
+struct Candidates {
+  uint64_t* keys;     // [rows, capacity]
+  int32_t* counts;    // [rows], zero at the start
+  float* thresholds;  // [rows], -FLT_MAX at the start: the k-th best score seen so far
+  int64_t capacity;   // > k
+};
+
+// Offers the scores of one pair of blocks to the k best of every row.
+//   score_ij = x_i . y_j  (- half_i - half_j for the Euclidean metric; cosines are asked for as distances of unit rows)
+// `symmetric`: x and y are the same rows, pairs i = j are left out, and every score serves rows i and rows j.
+// The k best by (score, lower index) are exact for the float32 scores, whatever the order. Cost: 2 rows_i rows_j depth
+// flop.
+void nearest(const BlockPair& pair, Metric metric, const BlockRange& range, bool symmetric, int64_t k,
+             const Candidates& candidates, int threads);
+
+// What is known of the packed rows that `nearest` saw, to bound the rounding of its float32 scores.
+struct Certificate {
+  const float* halves;   // [rows] half the squared norms of the packed rows of x
+  double unit;           // packed rows are the rows (cosine: the unit rows) times this, less a common offset
+  double longest;        // inner product: the largest packed norm in the base but for `heavy`
+  const int64_t* heavy;  // inner product: rows of the base that are candidates of every row
+  int64_t heavy_count;
+  int64_t kept;  // the k that `nearest` was given: at least the k that is asked for now
+};
+
+// The k best rows of the base for every row of x by their float64 scores: cosine, inner product, or minus the Euclidean
+// distance; ties to the lower index. The `kept` best candidates are scored in float64. A row is decided when its k-th
+// best lies above all that was turned away by more than float32 can have erred; the other rows are scored in float64
+// against the whole base. `first` is the number of x's first row in the base, which is left out of its own
+// list, or -1. Returns how many rows were not decided. Throws std::range_error where a score leaves the range of
+// float64. Cost: 2 rows kept depth flop, and 2 base.rows depth for each row not decided.
+int64_t rank_neighbours(const Source& x, const Source& base, Metric metric, int64_t k, const Candidates& candidates,
+                        const Certificate& certificate, int64_t first, int64_t* indices /* [rows, k] */,
+                        float* scores /* [rows, k] */, int threads);
+
+// The instruction set chosen for this CPU: "avx512", "avx2" or "generic".
+const char* instruction_set();
 
 namespace cuda {
 

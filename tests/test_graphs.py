@@ -16,8 +16,9 @@ from list_oracles import as_lists
 from random_graphs import graph_of, near, random_graph, random_lists
 
 import repsim
-from repsim import _core, reductions
+from repsim import _core
 from repsim.measures import list_means, neighbour_ranks, neighbour_sets
+from repsim.reductions.graphs import Lists, list_sums
 
 ORDER = {"lcs_knn": neighbour_ranks.LCS_KNN[True], "edit_distance_knn": neighbour_ranks.EDIT_DISTANCE_KNN}
 EXACT_CHANCE = {
@@ -74,7 +75,7 @@ def test_the_mean_over_all_relabellings_is_the_exact_one(measure: str, n: int, k
     x, y = random_graph(n, k, 8), random_graph(n, k, 9)
     every = np.array(list(itertools.permutations(range(n))))
     how = EXACT_CHANCE[measure]
-    sums = reductions.list_sums(how.lists(x), y.indices, how.statistic, every, threads=2)
+    sums = list_sums(how.lists(x), y.indices, how.statistic, every, threads=2)
     expected = list_oracles.chance(measure, as_lists(x.indices), k)
     assert how.value(sums, n, k).mean() == pytest.approx(expected, rel=1e-12)
 
@@ -143,7 +144,7 @@ def test_the_core_refuses_what_would_leave_its_memory() -> None:
 
 def test_who_lists_whom() -> None:
     lists = random_lists(50, 7, 2)
-    listed_by = reductions.Lists.listed_by(lists)
+    listed_by = Lists.listed_by(lists)
     assert listed_by.offsets is not None
     for j in range(50):
         found = listed_by.targets[listed_by.offsets[j] : listed_by.offsets[j + 1]]

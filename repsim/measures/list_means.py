@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from .. import reductions
 from ..arguments import thread_count
 from ..calibration import Null, add_one_p
+from ..reductions.graphs import Lists, list_sums, list_terms
 from .neighbours import Neighbours, check_relabellings, graph_pair, one_kind
 from .similarity import Grid, Similarity, grid_of
 
@@ -31,8 +31,8 @@ class ListMean:
     value: Callable[[np.ndarray, int, int], np.ndarray]
     listed_by: bool = False
 
-    def lists(self, graph: Neighbours) -> reductions.Lists:
-        return reductions.Lists.listed_by(graph.indices) if self.listed_by else reductions.Lists(graph.indices)
+    def lists(self, graph: Neighbours) -> Lists:
+        return Lists.listed_by(graph.indices) if self.listed_by else Lists(graph.indices)
 
 
 def share_of_k(total: np.ndarray, inputs: int, k: int) -> np.ndarray:
@@ -47,7 +47,7 @@ def per_input_terms(measure: ListMean, x: Neighbours, y: Neighbours, *, threads:
     """The terms [n] float64 whose mean is the measure."""
     cpus = thread_count(threads, function=measure.name)
     one_kind([x], [y], measure.name)
-    return measure.value(reductions.list_terms(measure.lists(x), y.indices, measure.statistic, threads=cpus), 1, x.k)
+    return measure.value(list_terms(measure.lists(x), y.indices, measure.statistic, threads=cpus), 1, x.k)
 
 
 def standard_error(terms: np.ndarray) -> float:
@@ -89,7 +89,7 @@ def means_and_relabelled(
     left, right = [measure.lists(graph) for graph in xs], [graph.indices for graph in ys]
 
     def total(i: int, j: int, names: np.ndarray | None) -> np.ndarray:
-        return reductions.list_sums(left[i], right[j], measure.statistic, names, threads=cpus)
+        return list_sums(left[i], right[j], measure.statistic, names, threads=cpus)
 
     observed, relabelled = every_pair(total, (len(xs), len(ys)), n, permutations, seed)
     return measure.value(observed, n, k), measure.value(relabelled, n, k)

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from .. import reductions
 from ..arguments import thread_count
 from ..arrays import Rows, as_rows, same_inputs
+from ..reductions.graphs import ListedRows, WeightedLists, masked_hsic, second_order_each, second_order_sums
 from .list_means import every_pair, sampled_grid
 from .neighbours import GRAM_METRICS, Neighbours, check_metric, check_relabellings, graph_pair, one_kind
 from .similarity import Grid, Similarity
@@ -76,12 +76,10 @@ def cknna_grid(
     if n < 4:
         raise ValueError(f"[cknna] expected x with at least 4 rows, got {n}")
     cpus = thread_count(threads, function="cknna")
-    left, right = (
-        [reductions.WeightedLists(graph.indices, graph.scores).ascending() for graph in side] for side in (xs, ys)
-    )
+    left, right = ([WeightedLists(graph.indices, graph.scores).ascending() for graph in side] for side in (xs, ys))
 
-    def hsic(a: reductions.WeightedLists, b: reductions.WeightedLists, names: np.ndarray | None = None) -> np.ndarray:
-        return reductions.masked_hsic(a, b, names, threads=cpus)
+    def hsic(a: WeightedLists, b: WeightedLists, names: np.ndarray | None = None) -> np.ndarray:
+        return masked_hsic(a, b, names, threads=cpus)
 
     own_x, own_y = (np.array([hsic(one, one)[0] for one in side]) for side in (left, right))
     for name, own in (("x", own_x), ("y", own_y)):
@@ -178,7 +176,7 @@ def second_order_cosine_grid(
         for graphs, side in zip((xs, ys), rows, strict=True)
     )
     observed, relabelled = every_pair(
-        lambda i, j, names: reductions.second_order_sums(left[i], right[j], names, function=function, threads=cpus),
+        lambda i, j, names: second_order_sums(left[i], right[j], names, function=function, threads=cpus),
         (len(xs), len(ys)),
         n,
         permutations,
@@ -195,10 +193,10 @@ def second_order_terms(
     one_kind([x], [y], function)
     cpus = thread_count(threads, function=function)
     left, right = (_listed(graph, side, function, cpus) for graph, side in zip((x, y), rows, strict=True))
-    return reductions.second_order_terms(left, right, function=function, threads=cpus)
+    return second_order_each(left, right, function=function, threads=cpus)
 
 
-def _listed(graph: Neighbours, rows: Rows, function: str, threads: int) -> reductions.ListedRows:
+def _listed(graph: Neighbours, rows: Rows, function: str, threads: int) -> ListedRows:
     if graph.n != len(rows):
         raise ValueError(f"[{function}] expected the graph of {rows.name} with its {len(rows)} rows, got {graph.n}")
-    return reductions.ListedRows.of(rows, graph.indices, function=function, threads=threads)
+    return ListedRows.of(rows, graph.indices, function=function, threads=threads)

@@ -14,6 +14,7 @@ import numpy as np
 from .. import reductions
 from ..arguments import Progress, thread_count, whole_number
 from ..arrays import as_rows, same_inputs
+from ..reductions.graphs import first_bad_list
 from .graph_file import read_graph, write_graph
 
 METRICS = ("cosine", "inner_product", "euclidean")
@@ -100,7 +101,7 @@ class Neighbours:
     @functools.cached_property
     def _bad_list(self) -> int:
         """The first row whose list is none of distinct base rows, -1 where there is none; looked for once."""
-        return reductions.first_bad_list(
+        return first_bad_list(
             self.indices,
             self.base_rows,
             excludes_self=self.excludes_self,

@@ -113,7 +113,7 @@ def second_order_sums(
     return sums
 
 
-def second_order_terms(a: ListedRows, b: ListedRows, *, function: str, threads: int) -> np.ndarray:
+def second_order_each(a: ListedRows, b: ListedRows, *, function: str, threads: int) -> np.ndarray:
     """The same of every input: float64 [n]."""
     terms = np.empty(len(a.lists))
     found = _core.second_order_cosines(a.as_tuple(), b.as_tuple(), None, np.empty(1), terms, threads)
