@@ -75,6 +75,8 @@ def squared_norms(rows: Rows, shift: np.ndarray | None, *, function: str, thread
     for start, stop in rows.sweep():
         _core.squared_norms(rows.values[start:stop], rows.dtype, shift, norms[start:stop], threads)
     longest = float(norms.max())
+    if not math.isfinite(longest):
+        column_sums(rows, function=function, threads=threads)  # names a row that is not finite
     if not (longest == 0 or 1e-280 < longest < 1e280):
         raise ValueError(
             f"[{function}] expected {rows.name} with values between about 1e-140 and 1e140, whose squares float64 "
@@ -104,6 +106,18 @@ class Packer:
                 panels[_panels_before(part.start) : _panels_before(part.stop)], halves[part], self.threads,
             )  # fmt: skip
         return panels, halves
+
+    def pairs(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The same in pairs of bfloat16, and how far each packed row lies from the row it stands for."""
+        panels = blocks.empty_panels(count, -(-self.rows.depth // 2)).view(np.uint32)
+        halves, residuals = np.empty(count, np.float32), np.empty(count, np.float32)
+        stop = first + count
+        scale = np.ascontiguousarray(self.scale[first:stop])
+        _core.pack_pairs(
+            self.rows.values[first:stop], self.rows.dtype, self.shift, scale, self.offset, panels, halves, residuals,
+            self.threads,
+        )  # fmt: skip
+        return panels, halves, residuals
 
 
 def _panels_before(row: int) -> int:
