@@ -394,3 +394,18 @@ def test_moving_the_origin_is_summing_about_it() -> None:
         if p == q:
             a, b = np.triu(a), np.triu(b)
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-11 * np.abs(b).max())
+
+
+def test_the_origin_follows_rows_that_go_away() -> None:
+    x, y = pair(4 * moments.MOST_ROOM, 5, 4)
+    x[600:] += 1e4
+    made = FeatureMoments([np.zeros(5), np.zeros(4)], [(0, 0), (0, 1), (1, 1)], 512)
+    made.add(rows_of(x, y), function="test", threads=1)
+    assert np.abs(made.shifts[0] - x.mean(axis=0)).max() < 5e3
+    assert not made.shifts[1].any(), "the other side has stayed"
+    # What is summed about the new origin is what rows about it would give.
+    again = FeatureMoments(made.shifts, [(0, 1)], 512)
+    again.add(rows_of(x, y), function="test", threads=1)
+    np.testing.assert_allclose(
+        made.products[0, 1], again.products[0, 1], atol=1e-9 * np.abs(again.products[0, 1]).max()
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -210,3 +211,19 @@ def test_bits_do_not_depend_on_the_budget_or_on_where_rows_lie(kernel: Any, tmp_
     ):
         again = repsim.cka(a, b, kernel=kernel, **how)
         assert (again.value, again.z, again.p) == (first.value, first.z, first.p), how
+
+
+@needs_linux
+@pytest.mark.parametrize("kernel", ["linear", "rbf"])
+def test_the_measurement_runs(kernel: str, tmp_path: Path) -> None:
+    command = ["-m", "bench.out_of_core", "--size", "2MB", "--memory", "32MB", "--width", "64", "--kernel"]
+    root = Path(__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(
+        [sys.executable, *command, kernel, "--folder", str(tmp_path)],
+        capture_output=True, text=True, timeout=120, cwd=root, env=environment, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert f"{kernel} CKA of 3906 rows, 2 layers of 64 float32: 0.00 GB" in done.stdout
+    assert "budget 32 MB, peak growth of VmHWM" in done.stdout
+    assert not list(tmp_path.iterdir()), "the store is removed"

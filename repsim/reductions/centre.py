@@ -111,12 +111,14 @@ class Packer:
         """The same in pairs of bfloat16, and how far each packed row lies from the row it stands for."""
         panels = blocks.empty_panels(count, -(-self.rows.depth // 2)).view(np.uint32)
         halves, residuals = np.empty(count, np.float32), np.empty(count, np.float32)
-        stop = first + count
-        scale = np.ascontiguousarray(self.scale[first:stop])
-        _core.pack_pairs(
-            self.rows.values[first:stop], self.rows.dtype, self.shift, scale, self.offset, panels, halves, residuals,
-            self.threads,
-        )  # fmt: skip
+        scale = np.ascontiguousarray(self.scale[first : first + count])
+        for start, stop in self.rows.sweep(first, first + count, multiple=blocks.TILE):
+            part = slice(start - first, stop - first)
+            _core.pack_pairs(
+                self.rows.values[start:stop], self.rows.dtype, self.shift, scale[part], self.offset,
+                panels[_panels_before(part.start) : _panels_before(part.stop)], halves[part], residuals[part],
+                self.threads,
+            )  # fmt: skip
         return panels, halves, residuals
 
 

@@ -264,6 +264,8 @@ class _Search:
                 self._ranking(left.side.at(part), own[part]), keys[part], counts[part], thresholds[part],
                 self._certificate(left, right, reach, part, kept), indices[part], exact, undecided, self.threads,
             )  # fmt: skip
+            for rows in (left.side.rows, self.right.rows):
+                rows.release(0, len(rows))  # candidates lie anywhere
             _round_scores(exact, scores, part)
             at = np.flatnonzero(undecided)
             open_rows.append(start + at)
