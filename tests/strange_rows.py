@@ -61,6 +61,8 @@ VALUES: dict[str, Values] = {
     "a tiny row": _one_row_times(1e-200),
     "thousands": lambda rng, n, d: 3e4 * rng.standard_normal((n, d)),
     "1e25": lambda rng, n, d: 1e25 * rng.standard_normal((n, d)),
+    "1e60": lambda rng, n, d: 1e60 * rng.standard_normal((n, d)),
+    "1e-60": lambda rng, n, d: 1e-60 * rng.standard_normal((n, d)),
     "1e90": lambda rng, n, d: 1e90 * rng.standard_normal((n, d)),
     "1e138": lambda rng, n, d: 1e138 * rng.standard_normal((n, d)),
     "1e300": lambda rng, n, d: 1e300 * rng.standard_normal((n, d)),
