@@ -19,9 +19,6 @@ from ..reductions import HsicSums, RowTerms, ThirdMoments
 from .similarity import Grid, Similarity, grid_of
 
 ESTIMATORS = ("debiased", "biased")
-
-
-ESTIMATORS = ("debiased", "biased")
 LEAST_ROWS = {"debiased": 4, "biased": 2}
 
 
@@ -138,12 +135,19 @@ def hsic(
     sides, chosen = _checked([x], [y], estimator, kernel, "hsic")
     made = _sums(*sides, estimator, chosen, "hsic", jackknife, threads, block_rows, progress)
     n = made.sums.n
+    inner = float(_inner(made.sums, estimator, [side[0] for side in sides], "hsic")[0, 1])
+    a, b = (float(scale) for scale in made.sums.scales)
+    size = a * b
+    if not 1e-280 < size < 1e280:
+        raise ValueError(
+            f"[hsic] expected x and y whose kernels' product float64 can hold, got kernels of about {a:.3g} and "
+            f"{b:.3g}; scale the rows, or the kernel; cka does not depend on the size of its kernels"
+        )
     unit = _pairs(n, estimator)
-    value = float(_inner(made.sums, estimator, [side[0] for side in sides], "hsic")[0, 1]) / unit
-    cell = (value, made.null(0, 1, estimator).scaled(unit), None)
+    cell = (inner / unit * size, made.null(0, 1, estimator).scaled(unit / size), None)
     errors = None
     if made.rows is not None:
-        errors = np.array([[_jackknife(made.rows.without_each(0, 1) / _pairs(n - 1, estimator))]])
+        errors = np.array([[_jackknife(made.rows.without_each(0, 1) / _pairs(n - 1, estimator)) * size]])
     options = {"estimator": estimator, "kernel": str(chosen)}
     return grid_of([[cell]], n, options, made.sums.precision, standard_errors=errors).at(0, 0, "hsic")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -141,7 +140,7 @@ class Similarity(float):
         return self.options[name]
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as one flat dict of plain values, ready for a row of a table; a standard error that was asked for."""
+        """Everything as one flat dict of plain values, a row of a table; the standard error where it was asked for."""
         return {
             "measure": self.measure,
             "value": self.value,

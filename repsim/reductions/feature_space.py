@@ -48,16 +48,16 @@ def feature_sums(
     for p, q in asked:
         a, b = diagonals[p], diagonals[q]
         square = float(np.vdot(cross[p, q], cross[p, q]))
-        scale = (centres[p].unit * centres[q].unit) ** -2
-        biased[p, q] = square * scale
+        biased[p, q] = square
         if n > 2:
             unbiased = square - n / (n - 2) * float(a @ b) + float(a.sum() * b.sum()) / ((n - 1) * (n - 2))
-            debiased[p, q] = unbiased * scale
+            debiased[p, q] = unbiased
         if p == q:
-            rounding[p] = 1e-6 * square * scale  # a millionth left of the difference: six digits of it are gone
-    trace = np.array([c.squared_norms.sum() for c in centres])
-    squares = np.array([float(c.squared_norms @ c.squared_norms) for c in centres])
-    return HsicSums(n, biased, debiased, trace, squares, rounding, "float64")
+            rounding[p] = 1e-6 * square  # a millionth left of the difference: six digits of it are gone
+    trace = np.array([a.sum() for a in diagonals])
+    squares = np.array([float(a @ a) for a in diagonals])
+    scales = np.array([c.unit**-2 for c in centres])
+    return HsicSums(n, biased, debiased, trace, squares, rounding, scales, "float64")
 
 
 @functools.lru_cache(maxsize=1)

@@ -48,5 +48,4 @@ def feature_row_terms(matrices: Sequence[Rows], left: int, estimator: str, *, fu
                 through[p, q, span] = block[p] @ ahead[p, q] - diagonals[p][span] * vectors[q, span]
     for p, q in asked:
         products[p, q] = pair_sums[p, q].sum()
-    scales = np.array([c.unit**-2 for c in centres])
-    return RowTerms(estimator, vectors, diagonals, products, pair_sums, through, scales)
+    return RowTerms(estimator, vectors, diagonals, products, pair_sums, through)

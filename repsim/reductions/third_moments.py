@@ -30,9 +30,11 @@ def third_moments(rows: Rows, kernel: Kernel) -> ThirdMoments:
     if m < 4:
         return ThirdMoments(math.nan, math.nan)
     centred = u_centred(kernel.gram(sample))
-    squares = float(np.vdot(centred, centred))
-    if not squares > 0:
+    largest = float(np.abs(centred).max())
+    if not largest > 0:
         return ThirdMoments(math.nan, math.nan)
+    centred /= largest
+    squares = float(np.vdot(centred, centred))
     size = squares**1.5
     pairs = n * (n - 1) / (m * (m - 1))
     triples = pairs * (n - 2) / (m - 2)
@@ -44,7 +46,8 @@ def third_moments(rows: Rows, kernel: Kernel) -> ThirdMoments:
 def u_centred(kernel: np.ndarray) -> np.ndarray:
     """A kernel matrix [m, m], m at least 4, with a zero diagonal and rows that sum to 0 (Szekely and Rizzo 2014)."""
     m = len(kernel)
-    off = kernel - np.diag(np.diag(kernel))
+    off = kernel.copy()
+    np.fill_diagonal(off, 0.0)
     off -= off.sum() / (m * (m - 1))  # a constant is centred away: the sums below keep its digits
     np.fill_diagonal(off, 0.0)
     rows = off.sum(axis=1)
