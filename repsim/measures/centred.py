@@ -151,7 +151,9 @@ def centred_kernels(
         if estimator == "biased" or (np.diag(sums.debiased) > sums.rounding).all():
             terms = None
             if jackknife:
-                terms = reductions.feature_row_terms(rows, len(left), estimator, function=function, threads=count)
+                terms = reductions.feature_row_terms(
+                    rows, len(left), estimator, sums.scales, function=function, threads=count
+                )
             thirds = [reductions.third_moments(one, kernel) for one in rows]
             return CentredKernels(estimator, sums, thirds, terms).require_variance(rows, function)
 
@@ -173,7 +175,8 @@ def centred_kernels(
 def _in_feature_space(rows: Sequence[Rows], left: int) -> bool:
     """Whether products of features, in float64, are less work than tiles; or so little that their digits are free."""
     flop = reductions.feature_space_flop(rows, left)
-    return flop <= reductions.tiles_flop(rows) or (flop < SMALL_FLOP and max(r.depth for r in rows) <= len(rows[0]))
+    small = flop < SMALL_FLOP and max(r.depth for r in rows) <= len(rows[0])
+    return (small or flop <= reductions.tiles_flop(rows)) and all(map(reductions.has_fourth_powers, rows))
 
 
 def jackknife_error(values: np.ndarray) -> float:

@@ -136,11 +136,18 @@ def hsic(
         left, right, estimator, chosen, function="hsic", jackknife=jackknife, threads=threads, memory=memory,
         block_rows=block_rows, progress=progress,
     )  # fmt: skip
+    a, b = (float(scale) for scale in made.sums.scales)
+    size = a * b
+    if not 1e-280 < size < 1e280:
+        raise ValueError(
+            f"[hsic] expected x and y whose kernels' product float64 can hold, got kernels of about {a:.3g} and "
+            f"{b:.3g}; scale the rows, or the kernel; cka does not depend on the size of its kernels"
+        )
     unit = _pairs(made.n, estimator)
-    cell = (float(made.inner[0, 1]) / unit, made.null(0, 1).scaled(unit), None)
+    cell = (float(made.inner[0, 1]) / unit * size, made.null(0, 1).scaled(unit / size), None)
     errors = None
     if made.rows is not None:
-        errors = np.array([[jackknife_error(made.rows.without_each(0, 1) / _pairs(made.n - 1, estimator))]])
+        errors = np.array([[jackknife_error(made.rows.without_each(0, 1) / _pairs(made.n - 1, estimator)) * size]])
     options = {"estimator": estimator, "kernel": str(chosen)}
     return grid_of([[cell]], made.n, options, made.precision, standard_errors=errors).at(0, 0, "hsic")
 
