@@ -329,6 +329,12 @@ print("GROWTH", (peak() - before - inputs) / 2**20)
         pytest.param("float(repsim.cka(x, y, kernel=repsim.RBF(sigma=4.0)))", id="cka-rbf-sigma"),
         pytest.param("float(repsim.cka(x, y, kernel='rbf'))", id="cka-rbf-median"),
         pytest.param("float(repsim.cka(x, y))", id="cka-linear"),
+        pytest.param("float(repsim.cka(x, y, kernel=repsim.RBF(sigma=4.0), jackknife=True))", id="cka-jackknife"),
+        pytest.param(
+            "float(repsim.cka(x, y, kernel=repsim.Linear() * repsim.RBF(sigma=4.0) + repsim.LaplacianL1(sigma=9.0)))",
+            id="cka-combined",
+        ),
+        pytest.param("float(repsim.cka(x, y, kernel='laplacian_l1'))", id="cka-median-l1"),
         pytest.param("repsim.nearest(x, k=10).indices[0]", id="nearest"),
     ],
 )
