@@ -197,7 +197,7 @@ class RBF(Bandwidth):
     name = "rbf"
 
     def values(self, x: np.ndarray) -> np.ndarray:
-        return np.exp(_squared_distances(x) / (-2 * self.width**2))
+        return np.exp(_squared_distances(x) / self.width / (-2 * self.width))
 
 
 @dataclass(frozen=True)

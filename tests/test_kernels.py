@@ -414,6 +414,15 @@ def test_a_row_out_of_range_is_named(kernel: Any) -> None:
         repsim.cka(x, y, kernel=kernel)
 
 
+@pytest.mark.parametrize("sigma", [1e6, 1e300])
+def test_a_bandwidth_beyond_all_distances_is_refused_or_is_linear(sigma: float) -> None:
+    x, y = pair(60, 5, 4)
+    with pytest.raises(ValueError, match=r"^\[cka\] expected x with a kernel matrix that varies"):
+        repsim.cka(x, y, kernel=RBF(sigma=sigma))
+    wide = float(repsim.cka(x, y, kernel=RBF(sigma=500.0)))
+    assert wide == pytest.approx(float(repsim.cka(x, y)), abs=1e-5)
+
+
 @every_estimator
 @pytest.mark.parametrize("far", [3e3, 1e5, 1e7])
 @pytest.mark.parametrize(
