@@ -270,7 +270,7 @@ def test_interval(level: float) -> None:
     assert result.interval() == result.interval(0.95)
     assert result.to_dict()["standard_error"] == result.standard_error
     with pytest.raises(
-        ValueError, match=r"^\[Similarity\] expected a cka with a standard error; ask for jackknife=True$"
+        ValueError, match=r"^\[Similarity\] expected a result with a standard error, got cka without; cka and hsic"
     ):
         repsim.cka(*pair()).interval()
 

@@ -49,6 +49,25 @@ class CentredKernels:
     def inner(self) -> np.ndarray:
         return self.sums.debiased if self.estimator == "debiased" else self.sums.biased
 
+    def pairs(self, n: int) -> int:
+        """What the inner product of two centred matrices of n inputs is divided by for HSIC."""
+        return n * (n - 3) if self.estimator == "debiased" else (n - 1) ** 2
+
+    def hsic_unit(self, p: int, q: int, function: str) -> float:
+        """What turns the inner product of matrices p and q into the HSIC of their kernels.
+
+        Raises
+        ------
+        ValueError: float64 cannot hold the product of the two kernels.
+        """
+        a, b = float(self.sums.scales[p]), float(self.sums.scales[q])
+        if not 1e-280 < a * b < 1e280:
+            raise ValueError(
+                f"[{function}] expected x and y whose kernels' product float64 can hold, got kernels of about {a:.3g} "
+                f"and {b:.3g}; scale the rows, or the kernel; cka does not depend on the size of its kernels"
+            )
+        return a * b / self.pairs(self.n)
+
     def null(self, p: int, q: int) -> Null:
         """The law of the inner product of matrices p and q over all relabellings of the inputs of one."""
         sums, n = self.sums, self.n

@@ -136,25 +136,15 @@ def hsic(
         left, right, estimator, chosen, function="hsic", jackknife=jackknife, threads=threads, memory=memory,
         block_rows=block_rows, progress=progress,
     )  # fmt: skip
-    a, b = (float(scale) for scale in made.sums.scales)
-    size = a * b
-    if not 1e-280 < size < 1e280:
-        raise ValueError(
-            f"[hsic] expected x and y whose kernels' product float64 can hold, got kernels of about {a:.3g} and "
-            f"{b:.3g}; scale the rows, or the kernel; cka does not depend on the size of its kernels"
-        )
-    unit = _pairs(made.n, estimator)
-    cell = (float(made.inner[0, 1]) / unit * size, made.null(0, 1).scaled(unit / size), None)
+    unit = made.hsic_unit(0, 1, "hsic")
+    cell = (float(made.inner[0, 1]) * unit, made.null(0, 1).scaled(1 / unit), None)
     errors = None
     if made.rows is not None:
-        errors = np.array([[jackknife_error(made.rows.without_each(0, 1) / _pairs(made.n - 1, estimator)) * size]])
+        n = made.n
+        left_out = unit * made.pairs(n) / made.pairs(n - 1)
+        errors = np.array([[jackknife_error(made.rows.without_each(0, 1) * left_out)]])
     options = {"estimator": estimator, "kernel": str(chosen)}
     return grid_of([[cell]], made.n, options, made.precision, standard_errors=errors).at(0, 0, "hsic")
-
-
-def _pairs(n: int, estimator: str) -> int:
-    """What the inner product of two centred matrices is divided by."""
-    return n * (n - 3) if estimator == "debiased" else (n - 1) ** 2
 
 
 def cka_grid(
