@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import reductions
 from ..arguments import Progress, thread_count, whole_number
-from ..arrays import Rows, as_rows, same_inputs
+from ..arrays import Rows, as_rows, same_inputs, tracks_gradient
 from ..calibration import Null, trace_product_moments
 from ..reductions import HsicSums
 from .similarity import Grid, Similarity, grid_of
@@ -132,6 +132,10 @@ def cka(
     Papers: Cortes, Mohri and Rostamizadeh (2012); Kornblith et al. (2019); Nguyen, Raghu and Kornblith (2021) for
         the debiased form.
     """
+    if tracks_gradient(x, y):
+        return _differentiable(
+            x, y, "cka", estimator=estimator, kernel=kernel, block_rows=block_rows, threads=threads, progress=progress
+        )
     return cka_grid(
         [x], [y], estimator=estimator, kernel=kernel, threads=threads, block_rows=block_rows, progress=progress
     ).at(0, 0, "cka")
@@ -157,6 +161,10 @@ def hsic(
 
     Papers: Gretton et al. (2005); Song et al. (2012), "Feature selection via dependence maximization".
     """
+    if tracks_gradient(x, y):
+        return _differentiable(
+            x, y, "hsic", estimator=estimator, kernel=kernel, block_rows=block_rows, threads=threads, progress=progress
+        )
     (left, right), chosen = _checked([x], [y], estimator, kernel, "hsic")
     sums = _sums(left, right, estimator, chosen, "hsic", threads, block_rows, progress)
     n = sums.n
@@ -168,6 +176,12 @@ def hsic(
         None,
     )
     return grid_of([[cell]], n, {"estimator": estimator, "kernel": str(chosen)}, sums.precision).at(0, 0, "hsic")
+
+
+def _differentiable(x: Any, y: Any, statistic: str, **options: Any) -> Any:
+    from .gradients import alikeness  # torch, which whoever has a tensor has imported
+
+    return alikeness(x, y, statistic=statistic, **options)
 
 
 def cka_grid(
