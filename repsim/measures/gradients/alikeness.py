@@ -10,10 +10,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ... import reductions
 from ...arguments import whole_number
-from ..cka import ESTIMATORS, Kernel, as_kernel
+from ...arrays import as_rows
+from ...kernels import Bandwidth, Kernel, as_kernel
+from ..cka import ESTIMATORS, LEAST_ROWS
 from .feature_space import FeatureSums
-from .leaves import is_linear, tiled_kernel
+from .kernel_tiles import TiledKernel, only_linear, tiled
 from .rows import Place, Side
 from .statistic import Task
 from .tiles import TileSums
@@ -76,7 +79,7 @@ def alikeness(
     n = len(sides[0])
     if len(sides[1]) != n:
         raise ValueError(f"[{statistic}] expected y with {n} rows like x, got {len(sides[1])}")
-    least = 4 if estimator == "debiased" else 2
+    least = LEAST_ROWS[estimator]
     if n < least:
         raise ValueError(f"[{statistic}] expected x with at least {least} rows for the {estimator} estimator, got {n}")
     double = any(side.dtype == torch.float64 for side in sides)
@@ -121,11 +124,32 @@ def _exactly(device: torch.device) -> Iterator[None]:
 
 def _sums(sides: tuple[Side, Side], task: Task) -> FeatureSums | TileSums:
     places = (Place.of(sides[0], task.name), Place.of(sides[1], task.name))
-    if is_linear(task.kernel) and max(side.depth for side in sides) <= len(sides[0]):
-        sums = FeatureSums.of(sides, places, task)
+    weight = only_linear(task.kernel)
+    if weight is not None and max(side.depth for side in sides) <= len(sides[0]):
+        sums = FeatureSums.of(sides, places, weight, task)
         # Where one input outweighs all others, the debiased form is a difference of nearly equal sums; the tiles,
         # which leave the diagonal out, do not have to take it.
         if sums.keeps_digits():
             return sums
-    x, y = (tiled_kernel(task.kernel, side, place, task) for side, place in zip(sides, places, strict=True))
+    x, y = (_tiled(side, place, task) for side, place in zip(sides, places, strict=True))
     return TileSums.of(sides, (x, y), task)
+
+
+def _tiled(side: Side, place: Place, task: Task) -> TiledKernel:
+    """The kernel over the rows of one side, of the bandwidths that these give it."""
+
+    def typical(leaf: Bandwidth) -> float:
+        if side.device.type != "cpu":
+            raise ValueError(
+                f"[{task.name}] expected kernel with sigma as a number for tensors on {side.device}, got {task.kernel}"
+            )
+        values = side.values.detach() if isinstance(side.values, Tensor) else side.values
+        return reductions.median_distance(
+            as_rows(values, function=task.name, name=side.name),
+            distance=leaf.distance,
+            sample=leaf.sample,
+            function=task.name,
+            threads=torch.get_num_threads(),
+        )
+
+    return tiled(task.kernel.resolve(typical), side, place, task.name)

@@ -27,7 +27,8 @@ class FeatureSums:
     leaning: list[list[Tensor]]  # [p][q], [d]: the rows of side p, summed with the squared norms of side q as weights
 
     @staticmethod
-    def of(sides: tuple[Side, Side], places: tuple[Place, Place], task: Task) -> FeatureSums:
+    def of(sides: tuple[Side, Side], places: tuple[Place, Place], weight: float, task: Task) -> FeatureSums:
+        """Of the kernel weight x . x'."""
         n = len(sides[0])
         wide: dict[str, Any] = {"dtype": torch.float64, "device": sides[0].device}
         x, y = (side.depth for side in sides)
@@ -52,8 +53,9 @@ class FeatureSums:
                 return square
             return square - n / (n - 2) * float(dots[p, q]) + float(totals[p] * totals[q]) / ((n - 1) * (n - 2))
 
+        units = places[0].unit * places[1].unit
         return FeatureSums(
-            Inner(n, inner(xy, 0, 1), inner(xx, 0, 0), inner(yy, 1, 1), (places[0].unit * places[1].unit) ** -2),
+            Inner(n, inner(xy, 0, 1), inner(xx, 0, 0), inner(yy, 1, 1), weight**2 / (units * units)),
             task.debiased,
             places,
             [[xx, xy], [xy.T, yy]],

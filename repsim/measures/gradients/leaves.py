@@ -7,159 +7,136 @@ features of two blocks; ``pull`` takes the weight of every entry back to the fea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ...arrays import as_rows
-from ..cka import RBF, Kernel, Linear
-from .rows import Place, Side
-from .statistic import Task
-
 
 @dataclass(frozen=True)
 class Leaf:
-    """A kernel of features = (row - middle) * unit; ``middle`` None: of the rows where they lie."""
+    """f_i . f_j of features f = (row - middle) * unit; ``middle`` None: of the rows where they lie."""
 
-    middle: Tensor | None = None  # [d]
+    middle: Tensor | None = None  # [d] float64
     unit: float = 1.0
 
     def features(self, rows: Tensor) -> Tensor:
         """[r, d] of rows [r, d]."""
-        moved = rows if self.middle is None else rows - self.middle
+        moved = rows if self.middle is None else rows - self.middle.to(rows.dtype)
         return moved if self.unit == 1 else moved * self.unit
 
-    def back(self, gradient: Tensor, rows: Tensor, features: Tensor) -> Tensor:
-        """Gradient with respect to the rows, from that with respect to the features."""
+    def back(self, gradient: Tensor, rows: Tensor) -> Tensor:
+        """Gradient by the rows, from that by their features."""
         return gradient if self.unit == 1 else gradient * self.unit
 
     def values(self, fi: Tensor, fj: Tensor, *, same: bool) -> Tensor:
         """[I, J], newly made; ``same``: the two blocks are the same rows."""
-        raise NotImplementedError
+        return fi @ fj.T
 
-    def pull(self, weights: Tensor, values: Tensor, fi: Tensor, fj: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients of sum(weights * values) with respect to both features; may overwrite the weights."""
-        raise NotImplementedError
+    def pull(self, weights: Tensor, values: Tensor, fi: Tensor, fj: Tensor, *, same: bool) -> tuple[Tensor, Tensor]:
+        """Gradients of sum(weights * values) by the features [I, d] and [J, d]; may overwrite the weights."""
+        return weights @ fj, weights.T @ fi
 
 
 class LinearLeaf(Leaf):
-    """f_i . f_j"""
+    """x . x', up to what each row adds to all its entries where there is a middle."""
+
+
+class CosineLeaf(Leaf):
+    """x . x' / (|x| |x'|) likewise. Unit rows in a narrow cone are told apart in float64."""
+
+    def features(self, rows: Tensor) -> Tensor:
+        wide = rows.double()
+        unit = wide / wide.norm(dim=1, keepdim=True)
+        return (unit if self.middle is None else unit - self.middle).to(rows.dtype)
+
+    def back(self, gradient: Tensor, rows: Tensor) -> Tensor:
+        norms = rows.double().norm(dim=1, keepdim=True).to(rows.dtype)
+        unit = rows / norms
+        return (gradient - (gradient * unit).sum(1, keepdim=True) * unit) / norms
+
+
+@dataclass(frozen=True)
+class PolynomialLeaf(Leaf):
+    """(scale x . x' + constant)^degree"""
+
+    degree: int = 1
+    constant: float = 0.0
+    scale: float = 1.0
+
+    def _base(self, fi: Tensor, fj: Tensor) -> Tensor:
+        return (fi @ fj.T).mul_(self.scale).add_(self.constant)
 
     def values(self, fi: Tensor, fj: Tensor, *, same: bool) -> Tensor:
-        return fi @ fj.T
+        return self._base(fi, fj).pow_(self.degree)
 
-    def pull(self, weights: Tensor, values: Tensor, fi: Tensor, fj: Tensor) -> tuple[Tensor, Tensor]:
+    def pull(self, weights: Tensor, values: Tensor, fi: Tensor, fj: Tensor, *, same: bool) -> tuple[Tensor, Tensor]:
+        weights *= self._base(fi, fj).pow_(self.degree - 1).mul_(self.degree * self.scale)
         return weights @ fj, weights.T @ fi
 
 
 class RBFLeaf(Leaf):
-    """exp(-|f_i - f_j|^2 / 2), the rows in units of sigma about a middle, where their products are small."""
+    """exp(-|f_i - f_j|^2 / 2), the unit being 1 / sigma; about a middle the products that make distances are small."""
 
     def values(self, fi: Tensor, fj: Tensor, *, same: bool) -> Tensor:
-        exponents = fi @ fj.T
-        exponents -= ((fi * fi).sum(1) / 2)[:, None]
-        exponents -= (fj * fj).sum(1) / 2
-        return exponents.clamp_(max=0).exp_()
+        return squared_distances(fi, fj).mul_(-0.5).exp_()
 
-    def pull(self, weights: Tensor, values: Tensor, fi: Tensor, fj: Tensor) -> tuple[Tensor, Tensor]:
-        return along_differences(weights.mul_(values), fi, fj)
+    def pull(self, weights: Tensor, values: Tensor, fi: Tensor, fj: Tensor, *, same: bool) -> tuple[Tensor, Tensor]:
+        return _along_differences(weights.mul_(values), fi, fj)
 
 
-def along_differences(p: Tensor, fi: Tensor, fj: Tensor) -> tuple[Tensor, Tensor]:
+class LaplacianL2Leaf(Leaf):
+    """exp(-|f_i - f_j|), the unit being 1 / sigma. Where two rows are equal the gradient is that of their middle: 0.
+
+    Takes float64 alone: where rows lie close together, the root leaves half the digits of a squared distance.
+    """
+
+    def values(self, fi: Tensor, fj: Tensor, *, same: bool) -> Tensor:
+        return self._distances(fi, fj, same).neg_().exp_()
+
+    def pull(self, weights: Tensor, values: Tensor, fi: Tensor, fj: Tensor, *, same: bool) -> tuple[Tensor, Tensor]:
+        distances = self._distances(fi, fj, same)
+        weights.mul_(values).div_(distances).masked_fill_(distances == 0, 0.0)
+        return _along_differences(weights, fi, fj)
+
+    @staticmethod
+    def _distances(fi: Tensor, fj: Tensor, same: bool) -> Tensor:
+        squared = squared_distances(fi, fj)
+        norms = (fi * fi).sum(1)[:, None] + (fj * fj).sum(1)
+        squared.masked_fill_(squared <= 8 * torch.finfo(squared.dtype).eps * norms, 0.0)  # equal rows
+        if same:
+            squared.fill_diagonal_(0.0)
+        return squared.sqrt_()
+
+
+class LaplacianL1Leaf(Leaf):
+    """exp(-|x - x'|_1 unit), the unit being 1 / sigma; a difference of 0 has gradient 0."""
+
+    def features(self, rows: Tensor) -> Tensor:
+        return rows
+
+    def back(self, gradient: Tensor, rows: Tensor) -> Tensor:
+        return gradient
+
+    def values(self, fi: Tensor, fj: Tensor, *, same: bool) -> Tensor:
+        return torch.cdist(fi, fj, p=1).mul_(-self.unit).exp_()
+
+    def pull(self, weights: Tensor, values: Tensor, fi: Tensor, fj: Tensor, *, same: bool) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            fi, fj = fi.detach().requires_grad_(), fj.detach().requires_grad_()
+            distances = torch.cdist(fi, fj, p=1)
+        on_i, on_j = torch.autograd.grad(distances, (fi, fj), weights.mul_(values).mul_(-self.unit))
+        return on_i, on_j
+
+
+def squared_distances(fi: Tensor, fj: Tensor) -> Tensor:
+    """[I, J] |f_i - f_j|^2, at least 0."""
+    squared = (fi @ fj.T).mul_(-2)
+    squared += (fi * fi).sum(1)[:, None]
+    squared += (fj * fj).sum(1)
+    return squared.clamp_(min=0)
+
+
+def _along_differences(p: Tensor, fi: Tensor, fj: Tensor) -> tuple[Tensor, Tensor]:
     """sum_j p_ij (f_j - f_i) [I, d] and sum_i p_ij (f_i - f_j) [J, d]."""
     return p @ fj - p.sum(1)[:, None] * fi, p.T @ fi - p.sum(0)[:, None] * fj
-
-
-@dataclass(frozen=True)
-class Block:
-    """Some rows, and their features for every leaf of every term."""
-
-    rows: Tensor
-    features: list[list[Tensor]]
-
-
-@dataclass(frozen=True)
-class Tile:
-    values: Tensor  # [I, J]: the kernel
-    leaves: list[list[Tensor]]  # [I, J] each; where there is one leaf it is ``values``
-    same: bool
-
-
-@dataclass(frozen=True)
-class TiledKernel:
-    """One representation's kernel, a weighted sum of products of leaves, divided by ``scale``."""
-
-    terms: Sequence[tuple[float, Sequence[Leaf]]]
-    scale: float = 1.0
-
-    @property
-    def leaves(self) -> int:
-        return sum(len(leaves) for _, leaves in self.terms)
-
-    def block(self, rows: Tensor) -> Block:
-        return Block(rows, [[leaf.features(rows) for leaf in leaves] for _, leaves in self.terms])
-
-    def tile(self, i: Block, j: Block, *, same: bool) -> Tile:
-        parts = [
-            [leaf.values(fi, fj, same=same) for leaf, fi, fj in zip(leaves, ours, theirs, strict=True)]
-            for (_, leaves), ours, theirs in zip(self.terms, i.features, j.features, strict=True)
-        ]
-        if self.leaves == 1 and self.terms[0][0] == 1:
-            return Tile(parts[0][0], parts, same)
-        total = torch.zeros_like(parts[0][0])
-        for (weight, _), values in zip(self.terms, parts, strict=True):
-            total += _product(values, weight)
-        return Tile(total, parts, same)
-
-    def pull(self, weights: Tensor, tile: Tile, i: Block, j: Block) -> tuple[Tensor, Tensor]:
-        """Gradients of sum(weights * tile) with respect to the rows of both blocks; may overwrite the weights."""
-        gi, gj = torch.zeros_like(i.rows), torch.zeros_like(j.rows)
-        for (weight, leaves), values, ours, theirs in zip(self.terms, tile.leaves, i.features, j.features, strict=True):
-            for at, (leaf, fi, fj) in enumerate(zip(leaves, ours, theirs, strict=True)):
-                others = [*values[:at], *values[at + 1 :]]
-                own = weights if self.leaves == 1 else weights.clone()
-                for other in others:
-                    own *= other
-                if weight != 1:
-                    own *= weight
-                on_i, on_j = leaf.pull(own, values[at], fi, fj)
-                gi += leaf.back(on_i, i.rows, fi)
-                gj += leaf.back(on_j, j.rows, fj)
-        return gi, gj
-
-
-def _product(values: Sequence[Tensor], weight: float) -> Tensor:
-    product = values[0] * weight
-    for other in values[1:]:
-        product *= other
-    return product
-
-
-def tiled_kernel(kernel: Kernel, side: Side, place: Place, task: Task) -> TiledKernel:
-    """The kernel over the rows of one side.
-
-    A linear kernel on its own is taken of rows about their middle, of a length of at most one, so that its tiles stay
-    in range; distances are taken about the middle, where the products that make them are small.
-    """
-    middle = place.middle.to(task.dtype)
-    if isinstance(kernel, RBF):
-        return TiledKernel([(1.0, [RBFLeaf(middle, 1 / _bandwidth(kernel, side, task))])])
-    return TiledKernel([(1.0, [LinearLeaf(middle, place.unit)])], scale=place.unit**-2)
-
-
-def _bandwidth(kernel: RBF, side: Side, task: Task) -> float:
-    if kernel.sigma is not None:
-        return float(kernel.sigma)
-    values = side.values.detach() if isinstance(side.values, Tensor) else side.values
-    if side.device.type != "cpu":
-        raise ValueError(
-            f"[{task.name}] expected kernel with sigma as a number for tensors on {side.device}, got {kernel}"
-        )
-    rows = as_rows(values, function=task.name, name=side.name)
-    return kernel.bandwidth(rows, function=task.name, threads=torch.get_num_threads())
-
-
-def is_linear(kernel: Kernel) -> bool:
-    return isinstance(kernel, Linear)

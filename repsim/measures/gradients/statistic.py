@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..cka import Kernel
+from ...kernels import Kernel
+from .kernel_tiles import needs_float64
 
 # How much of the other side's centred matrix and of one's own the derivative by the entries of a kernel matrix is.
 Mixture = tuple[float, float]
@@ -15,7 +16,7 @@ Mixture = tuple[float, float]
 
 @dataclass(frozen=True)
 class Task:
-    """``name`` "cka" or "hsic"; ``dtype``: of tiles and of the result; ``block_rows``: of a tile, or None."""
+    """``name`` "cka" or "hsic"; ``dtype``: of the result; ``block_rows``: of a tile, or None."""
 
     name: str
     estimator: str
@@ -26,6 +27,10 @@ class Task:
     @property
     def debiased(self) -> bool:
         return self.estimator == "debiased"
+
+    @property
+    def tile_dtype(self) -> torch.dtype:
+        return torch.float64 if needs_float64(self.kernel) else self.dtype
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .leaves import Block, TiledKernel
+from .kernel_tiles import Block, TiledKernel
 from .rows import Side
 from .statistic import Inner, Mixture, Task
 
@@ -38,11 +38,11 @@ class TileSums:
         ValueError: a sum overflows, or a matrix has a norm that rounding alone could have left.
         """
         n, device = len(sides[0]), sides[0].device
-        shifts = (_mean(kernels[0], sides[0], task.dtype), _mean(kernels[1], sides[1], task.dtype))
-        tile_rows = task.block_rows or rows_of_a_tile(sides, kernels, task.dtype)
+        shifts = (_mean(kernels[0], sides[0], task.tile_dtype), _mean(kernels[1], sides[1], task.tile_dtype))
+        tile_rows = task.block_rows or rows_of_a_tile(sides, kernels, task.tile_dtype)
         row_sums, diagonals = torch.zeros(2, 2, n, dtype=torch.float64, device=device)
         products = torch.zeros(3, dtype=torch.float64, device=device)
-        for i, j, blocks_i, blocks_j in _pairs(sides, kernels, task.dtype, tile_rows):
+        for i, j, blocks_i, blocks_j in _pairs(sides, kernels, task.tile_dtype, tile_rows):
             same = i == j
             tiles = []
             for p, (kernel, shift) in enumerate(zip(kernels, shifts, strict=True)):
@@ -70,7 +70,7 @@ class TileSums:
         for side, norm, diagonal in zip(sides, (xx, yy), size, strict=True):
             _check_norm(side, norm, diagonal, task)
         inner = Inner(n, xy, xx, yy, kernels[0].scale * kernels[1].scale)
-        return TileSums(inner, task.debiased, task.dtype, kernels, shifts, row_sums, tile_rows)
+        return TileSums(inner, task.debiased, task.tile_dtype, kernels, shifts, row_sums, tile_rows)
 
     def gradients(
         self, sides: tuple[Side, Side], mixtures: tuple[Mixture, Mixture], needed: tuple[bool, bool]
@@ -153,10 +153,10 @@ def _mean(kernel: TiledKernel, side: Side, dtype: torch.dtype) -> float:
 def _check_norm(side: Side, norm: float, diagonal: Tensor, task: Task) -> None:
     where = f"[{task.name}] expected {side.name} with a kernel matrix that"
     if not math.isfinite(norm):
-        dtype = str(task.dtype).removeprefix("torch.")
+        dtype = str(task.tile_dtype).removeprefix("torch.")
         raise ValueError(f"{where} {dtype} can hold, got overflow; pass smaller values, or {side.name}.double()")
     # Every entry errs by about the rounding of the diagonal's entries, independently.
-    rounding = (2 * torch.finfo(task.dtype).eps) ** 2 * float(diagonal.sum() ** 2 - diagonal.square().sum())
+    rounding = (2 * torch.finfo(task.tile_dtype).eps) ** 2 * float(diagonal.sum() ** 2 - diagonal.square().sum())
     if not norm > rounding:
         raise ValueError(
             f"{where} varies, got zero variance up to rounding: in the {task.estimator} form every pair of inputs "
