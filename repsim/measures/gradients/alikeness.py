@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ... import reductions
 from ...arguments import whole_number
@@ -61,7 +60,7 @@ def alikeness(
     Raises
     ------
     TypeError, ValueError: as without gradient, and for tensors on two devices.
-    RuntimeError: from torch, where the gradient is itself differentiated.
+    RuntimeError: where the gradient is itself differentiated.
     """
     if estimator not in ESTIMATORS:
         raise ValueError(f"[{statistic}] expected estimator 'debiased' or 'biased', got {estimator!r}")
@@ -97,22 +96,39 @@ class _Alikeness(torch.autograd.Function):
         value, mixtures = sums.inner.statistic(task)
         ctx.save_for_backward(x, y)
         ctx.arrays = [None if isinstance(side.values, Tensor) else side for side in sides]
-        ctx.sums, ctx.mixtures = sums, mixtures
+        ctx.sums, ctx.mixtures, ctx.function = sums, mixtures, task.name
         return torch.tensor(value, dtype=task.dtype, device=sides[0].device)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         # The tensors as torch saved them: it has then seen to it that nobody changed them in place.
         sides = [
             Side(tensor, name, gradient.device) if array is None else array
             for array, tensor, name in zip(ctx.arrays, ctx.saved_tensors, "xy", strict=True)
         ]
-        by = float(gradient)
+        by = gradient.detach().item()
         mixtures = [(by * other, by * own) for other, own in ctx.mixtures]
         with _exactly(gradient.device):
-            on_x, on_y = ctx.sums.gradients(sides, mixtures, ctx.needs_input_grad[:2])
-        return on_x, on_y, None, None
+            found = ctx.sums.gradients(sides, mixtures, ctx.needs_input_grad[:2])
+        if torch.is_grad_enabled():  # create_graph=True
+            found = [
+                None if one is None else _OnceOnly.apply(one, tensor, ctx.function)
+                for one, tensor in zip(found, ctx.saved_tensors, strict=True)
+            ]
+        return found[0], found[1], None, None
+
+
+class _OnceOnly(torch.autograd.Function):
+    """A gradient that is recorded as one of the rows, so that its own gradient is refused rather than taken for 0."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, rows: Tensor, function: str) -> Tensor:
+        ctx.function = function
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        raise RuntimeError(f"[{ctx.function}] expected to be differentiated once, got a gradient of its gradient")
 
 
 @contextlib.contextmanager

@@ -46,7 +46,7 @@ class Inner:
     def statistic(self, task: Task) -> tuple[float, tuple[Mixture, Mixture]]:
         """The value, and the mixtures of x and of y."""
         if task.name == "cka":
-            # One square root of the product: the CKA of x with itself is then exactly 1.
+            # One square root of the product: the CKA of x with itself is then 1 but for the last digit.
             norm = math.sqrt(self.xx * self.yy)
             return self.xy / norm, ((1 / norm, -self.xy / self.xx / norm), (1 / norm, -self.xy / self.yy / norm))
         unit = self.scale / (self.n * (self.n - 3) if task.debiased else (self.n - 1) ** 2)
