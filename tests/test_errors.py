@@ -392,8 +392,8 @@ def test_subclasses_of_tensors_wherever_they_come_from() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         plain = x.to(dtype)
         assert repsim.cka(plain.as_subclass(Activations), y) == repsim.cka(plain, y)
-    with raises(ValueError, expected("cka", "x", r"pass x\.detach\(\)")):
-        repsim.cka(torch.nn.Parameter(x), y)
+    with raises(ValueError, expected("mutual_knn", "x", r"pass x\.detach\(\)")):
+        repsim.mutual_knn(torch.nn.Parameter(x), y)
 
 
 @places()

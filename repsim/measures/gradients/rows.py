@@ -61,7 +61,7 @@ class Side:
     def rows(self, part: slice, dtype: torch.dtype) -> Tensor:
         """The chosen rows [r, d] on the device, without a graph."""
         if isinstance(self.values, Tensor):
-            return self.values.detach()[part].to(dtype)
+            return self.values.detach().as_subclass(torch.Tensor)[part].to(dtype)
         block = torch.from_numpy(np.array(self.values.values[part]))
         if self.values.dtype == "bfloat16":
             block = block.view(torch.bfloat16)
