@@ -9,11 +9,16 @@ repsim.compare({"layer1": x1, "layer2": x2}, {"layer1": y1})
 
 from __future__ import annotations
 
+from . import streaming
 from .compare import Comparison, compare
 from .kernels import RBF, Cosine, Kernel, LaplacianL1, LaplacianL2, Linear, Polynomial
 from .measures.cka import angular_cka, cka, hsic
-from .measures.neighbours import Neighbours, cknna, mutual_knn, nearest
+from .measures.neighbour_ranks import edit_distance_knn, joint_rank_jaccard, lcs_knn, rank_similarity
+from .measures.neighbour_scores import cknna, second_order_cosine
+from .measures.neighbour_sets import cycle_knn, knn_jaccard, mutual_knn, overlap_counts
+from .measures.neighbours import Neighbours, nearest
 from .measures.similarity import Similarity
+from .native import cmake_dir
 from .store import Store
 
 __version__ = "0.1.0"
@@ -33,8 +38,18 @@ __all__ = [
     "angular_cka",
     "cka",
     "cknna",
+    "cmake_dir",
     "compare",
+    "cycle_knn",
+    "edit_distance_knn",
     "hsic",
+    "joint_rank_jaccard",
+    "knn_jaccard",
+    "lcs_knn",
     "mutual_knn",
     "nearest",
+    "overlap_counts",
+    "rank_similarity",
+    "second_order_cosine",
+    "streaming",
 ]

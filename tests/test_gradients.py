@@ -564,6 +564,7 @@ def test_bad_rows(measure: str, y: Any, options: dict[str, Any], message: str) -
         pytest.param(40, {"estimator": "unbiased"}, "estimator .*, got 'unbiased'$", id="estimator"),
         pytest.param(40, {"kernel": "gaussian"}, "kernel .*, got 'gaussian'$", id="kernel"),
         pytest.param(40, {"block_rows": 0}, "block_rows of at least 1, got 0$", id="block-rows"),
+        pytest.param(40, {"memory": "1GB"}, "memory only with .* no gradient, got '1GB';", id="memory"),
         pytest.param(40, {"threads": 2}, "threads only with .* no gradient, got 2;", id="threads"),
         pytest.param(40, {"jackknife": True}, "jackknife only with .* got True;", id="jackknife"),
         pytest.param(40, {"progress": print}, "progress only with .* no gradient", id="progress"),

@@ -32,14 +32,15 @@ class Similarity(float):
     precision: the arithmetic of the pair work: "float64", or "float32" (tiles in float32, sums exact).
     null: the law of the value when the inputs of one side are relabelled at random: mean, sd and skewness. Exact over
         all relabellings for cka, hsic and mutual_knn (``null_from`` "all relabellings"; the skewness, which only p
-        takes, from 255 inputs where there are more, and unknown for mutual_knn), sampled for cknna (``null_from`` "200
-        relabellings").
+        takes, from 255 inputs where there are more, and unknown for mutual_knn), sampled for the other measures of
+        neighbours (``null_from`` "200 relabellings").
     z: how many of these sds the value lies above chance; NaN where chance does not vary.
     p: one-sided, for "no more alike than chance". ``p_from`` "pearson": from mean, sd and skewness by Pearson's third
         law. "normal": without the skewness, too small in the tail with few dimensions (about d < 10) or few neighbours
         (k <= 2); ask the neighbour measures for ``permutations`` there. "permutations": the add-one share of the
         relabellings drawn that reach the value, at least 1 / (1 + permutations).
-    standard_error: by the jackknife over inputs; None where it was not asked for.
+    standard_error: by the jackknife over inputs, of cka and hsic where it was asked for; of a mean over inputs always,
+        with its neighbour graphs taken as fixed; of cknna None.
     """
 
     measure: str
@@ -104,7 +105,10 @@ class Similarity(float):
         ValueError: the standard error was not asked for, or ``level`` is not between 0 and 1.
         """
         if self.standard_error is None:
-            raise ValueError(f"[Similarity] expected a {self.measure} with a standard error; ask for jackknife=True")
+            raise ValueError(
+                f"[Similarity] expected a result with a standard error, got {self.measure} without; "
+                "cka and hsic have one for jackknife=True"
+            )
         half = self.standard_error * NormalDist().inv_cdf(0.5 + _share(level, "level") / 2)
         return self.value - half, self.value + half
 

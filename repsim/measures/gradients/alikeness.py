@@ -13,7 +13,7 @@ from ... import reductions
 from ...arguments import whole_number
 from ...arrays import as_rows
 from ...kernels import Bandwidth, Kernel, as_kernel
-from ..cka import ESTIMATORS, LEAST_ROWS
+from ..centred import LEAST_ROWS, check_estimator
 from .feature_space import FeatureSums
 from .kernel_tiles import TiledKernel, only_linear, tiled
 from .rows import Place, Side
@@ -62,8 +62,7 @@ def alikeness(
     TypeError, ValueError: as without gradient, and for tensors on two devices.
     RuntimeError: where the gradient is itself differentiated.
     """
-    if estimator not in ESTIMATORS:
-        raise ValueError(f"[{statistic}] expected estimator 'debiased' or 'biased', got {estimator!r}")
+    check_estimator(estimator, function=statistic)
     chosen = as_kernel(kernel, function=statistic)
     if block_rows is not None:
         whole_number(block_rows, "block_rows", function=statistic)
