@@ -538,7 +538,7 @@ ALIKE = "with a kernel matrix that varies, got zero variance up to rounding: in 
         pytest.param(rows(40, 0), {}, r"with at least one row and one column, .* \(40, 0\), .*empty$", id="empty"),
         pytest.param(X.detach().int(), {}, "of dtype .* got torch.int32$", id="integers"),
         pytest.param(X.detach().to_sparse(), {}, r"as a dense tensor, .*pass y\.to_dense\(\)$", id="sparse"),
-        pytest.param(torch.ones(40, 6, device="meta"), {}, "on cpu .*, got device meta$", id="device"),
+        pytest.param(torch.ones(40, 6, device="meta"), {}, "with data, got a tensor on device meta$", id="no-data"),
         pytest.param([[1.0]], {}, "as an array .*, got list", id="no-array"),
         pytest.param(torch.ones(40, 6), {}, r"whose rows differ, .*\(all 40 rows are equal\)$", id="equal-rows"),
         pytest.param(
@@ -599,6 +599,11 @@ def test_the_row_of_zeros_under_the_cosine_is_named() -> None:
         x[17] = 0
     with pytest.raises(ValueError, match=r"^\[cka\] expected x with non-zero rows for the cosine kernel, .* row 17$"):
         repsim.cka(x, rows(40, 5), kernel="cosine")
+
+
+def test_rows_without_data_that_require_grad() -> None:
+    with pytest.raises(ValueError, match=r"^\[cka\] expected x with data, got a tensor on device meta$"):
+        repsim.cka(torch.ones(40, 6, device="meta", requires_grad=True), rows(40, 5))
 
 
 def test_the_angle_has_no_gradient() -> None:

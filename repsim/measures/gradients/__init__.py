@@ -13,8 +13,8 @@ is a self-adjoint projection, so that the derivative by an entry of the kernel m
 
 The forward pass streams tiles of both kernel matrices and keeps their row sums and the three inner products; the
 backward pass makes every tile again, forms its part of W from the row sums, and pulls it back to the rows. Linear
-kernels with no more features than inputs need no tiles: d x d' products serve both passes. Cost: a forward pass without
-gradient, and about three more.
+kernels with no more features than inputs need no tiles: d x d' products serve both passes. Cost of tiles: n^2 (d + d')
+flop in either pass, and 2 n^2 d more for the gradient of x, 2 n^2 d' for that of y.
 
 This room imports torch: only who has a tensor comes here.
 """

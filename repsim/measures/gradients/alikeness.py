@@ -53,8 +53,9 @@ def alikeness(
     -------
     A tensor without dimensions: no Similarity, no z and no p. It is float64 where one of the inputs is, and float32
     otherwise. Linear kernels with no more features than inputs are summed in float64; tiles have the result's dtype,
-    their sums float64. Automatic mixed precision does not reach in here; float32 products are as exact as
-    torch.set_float32_matmul_precision makes them. A gradient has the dtype of its input. Where torch records no
+    but float64 for polynomials, LaplacianL2, and linear and cosine kernels within products, which float32 would serve
+    badly; sums over tiles are float64. Automatic mixed precision does not reach in here; float32 products are as exact
+    as torch.set_float32_matmul_precision makes them. A gradient has the dtype of its input. Where torch records no
     gradients (torch.no_grad), the result has none.
 
     Raises

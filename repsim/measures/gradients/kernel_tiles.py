@@ -11,7 +11,7 @@ from torch import Tensor
 from ...kernels import Bandwidth, Cosine, Kernel, LaplacianL1, LaplacianL2, Linear, Polynomial
 from ...kernels import Leaf as KernelLeaf
 from .leaves import CosineLeaf, LaplacianL1Leaf, LaplacianL2Leaf, Leaf, LinearLeaf, PolynomialLeaf, RBFLeaf
-from .rows import Place, Side, parts
+from .rows import Place, Side, median, parts
 
 _OF_DISTANCES = {LaplacianL1: LaplacianL1Leaf, LaplacianL2: LaplacianL2Leaf}
 
@@ -51,16 +51,16 @@ class TiledKernel:
         return Block(rows, [[leaf.features(rows) for leaf in leaves] for _, leaves in self.terms])
 
     def tile(self, i: Block, j: Block, *, same: bool) -> Tile:
-        parts = [
+        values = [
             [leaf.values(fi, fj, same=same) for leaf, fi, fj in zip(leaves, ours, theirs, strict=True)]
             for (_, leaves), ours, theirs in zip(self.terms, i.features, j.features, strict=True)
         ]
         if self.alone:
-            return Tile(parts[0][0], parts, same)
-        total = torch.zeros_like(parts[0][0])
-        for (weight, _), (first, *others) in zip(self.terms, parts, strict=True):
+            return Tile(values[0][0], values, same)
+        total = torch.zeros_like(values[0][0])
+        for (weight, _), (first, *others) in zip(self.terms, values, strict=True):
             total += _product(first * weight, others)
-        return Tile(total, parts, same)
+        return Tile(total, values, same)
 
     def pull(self, weights: Tensor, tile: Tile, i: Block, j: Block) -> tuple[Tensor, Tensor]:
         """Gradients of sum(weights * tile) by the rows of both blocks; may overwrite the weights."""
@@ -117,7 +117,7 @@ def _leaf(leaf: KernelLeaf, side: Side, place: Place, function: str, *, alone: b
 def _middle_direction(side: Side, function: str) -> Tensor:
     """[d] near the middle of the unit rows, where one far row does not move it."""
     few = side.a_few(torch.float64)
-    middle = (few / few.norm(dim=1, keepdim=True)).median(0).values
+    middle = median(few / few.norm(dim=1, keepdim=True))
     furthest = 0.0
     for part in parts((side,)):
         rows = side.rows(part, torch.float64)

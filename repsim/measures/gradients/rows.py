@@ -31,6 +31,8 @@ class Side:
         where = f"[{function}] expected {name}"
         if not isinstance(z, Tensor):
             return Side(as_rows(z, function=function, name=name), name, device)
+        if z.device.type == "meta":
+            raise ValueError(f"{where} with data, got a tensor on device meta")
         if z.device != device:
             raise ValueError(f"{where} on {device} like the tensor that requires grad, got device {z.device}")
         if z.layout != torch.strided:
@@ -55,7 +57,8 @@ class Side:
     @property
     def dtype(self) -> torch.dtype:
         if isinstance(self.values, Rows):
-            return DTYPES[[str(dtype) for dtype in DTYPES].index(f"torch.{self.values.dtype}")]
+            dtype: torch.dtype = getattr(torch, self.values.dtype)
+            return dtype
         return self.values.dtype
 
     def rows(self, part: slice, dtype: torch.dtype) -> Tensor:
@@ -71,6 +74,11 @@ class Side:
         """Up to 255 evenly spaced rows, fewer where they are very wide."""
         count = max(15, min(255, 2**22 // self.depth))
         return self.rows(slice(0, None, -(-len(self) // count)), dtype)
+
+
+def median(rows: Tensor) -> Tensor:
+    """[d] of rows [r, d]: the upper one where two are in the middle. By sorting, which is deterministic everywhere."""
+    return rows.sort(0).values[len(rows) // 2]
 
 
 def parts(sides: tuple[Side, ...]) -> Iterator[slice]:
@@ -92,7 +100,8 @@ class Place:
 
     @staticmethod
     def of(side: Side, function: str) -> Place:
-        """
+        """Of finite rows that differ.
+
         Raises
         ------
         ValueError: a row is not finite (it is named), beyond the range of squares, or all rows are equal.
@@ -108,7 +117,7 @@ class Place:
             total += rows.sum(0)
         if not total.isfinite().all():
             raise ValueError(f"{where} whose sums are finite in float64, got overflow")
-        middle = side.a_few(torch.float64).median(0).values
+        middle = median(side.a_few(torch.float64))
         longest = max(float((side.rows(part, torch.float64) - middle).square().sum(1).max()) for part in parts((side,)))
         if longest == 0:
             raise ValueError(f"{where} whose rows differ, got zero variance (all {len(side)} rows are equal)")

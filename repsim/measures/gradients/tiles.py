@@ -32,7 +32,8 @@ class TileSums:
 
     @staticmethod
     def of(sides: tuple[Side, Side], kernels: tuple[TiledKernel, TiledKernel], task: Task) -> TileSums:
-        """
+        """The first pass.
+
         Raises
         ------
         ValueError: a sum overflows, or a matrix has a norm that rounding alone could have left.
@@ -131,7 +132,7 @@ def _pairs(
 
 
 def rows_of_a_tile(sides: tuple[Side, Side], kernels: tuple[TiledKernel, TiledKernel], dtype: torch.dtype) -> int:
-    """As many as the budget holds, in whole dozens of vectors; at least ``LEAST_ROWS``."""
+    """As many as the budget holds, in multiples of ``LEAST_ROWS``; at least these."""
     leaves = [kernel.leaves for kernel in kernels]
     # Kernel tiles with their leaves, weights and what a leaf makes of them; two tiles in float64 for the sums.
     per_pair = dtype.itemsize * (sum(leaves) + 6) + 16
