@@ -93,13 +93,11 @@ Block block_of(const nb::tuple& arrays, int64_t rows, const char* message) {
   return block;
 }
 
-repsim::BlockPair block_pair(const nb::tuple& i, const nb::tuple& j, repsim::Kernel kernel, float shift,
-                             const repsim::BlockRange& range) {
+repsim::BlockPair block_pair(const nb::tuple& i, const nb::tuple& j, const repsim::BlockRange& range) {
   const Block left = block_of(i, range.rows_i, "block i: expected float32 panels and halves of its rows");
   const Block right = block_of(j, range.rows_j, "block j: expected float32 panels and halves of its rows");
   expect(left.depth() == right.depth(), "blocks: expected one depth");
-  return {
-      left.panels.data(), right.panels.data(), left.halves.data(), right.halves.data(), left.depth(), kernel, shift};
+  return {left.panels.data(), right.panels.data(), left.halves.data(), right.halves.data(), left.depth()};
 }
 
 // `symmetric`: both blocks lie in the same rows, so they are one block or have no row in common.
@@ -133,6 +131,16 @@ void squared_norms(AnyRows x, const std::string& dtype, std::optional<Vector<con
   repsim::squared_norms(rows, shift ? shift->data() : nullptr, norms.data(), threads);
 }
 
+void project_rows(AnyRows x, const std::string& dtype, std::optional<Vector<const double>> shift,
+                  Vector<const double> vector, Vector<double> products, int threads) {
+  const repsim::Source rows = source(x, dtype);
+  expect(static_cast<int64_t>(products.shape(0)) == rows.rows, "products: expected one number per row");
+  expect(static_cast<int64_t>(vector.shape(0)) == rows.depth, "vector: expected one number per column");
+  expect(!shift || static_cast<int64_t>(shift->shape(0)) == rows.depth, "shift: expected one number per column");
+  nb::gil_scoped_release release;
+  repsim::project_rows(rows, shift ? shift->data() : nullptr, vector.data(), products.data(), threads);
+}
+
 void pack_rows(AnyRows x, const std::string& dtype, std::optional<Vector<const double>> shift,
                Vector<const double> scale, std::optional<Vector<const double>> offset, Panels panels,
                Vector<float> halves, int threads) {
@@ -150,29 +158,119 @@ void pack_rows(AnyRows x, const std::string& dtype, std::optional<Vector<const d
                     panels.data(), halves.data(), threads);
 }
 
-void kernel_sums(const std::vector<std::tuple<nb::tuple, nb::tuple, std::string, float>>& matrices, int64_t left,
-                 const std::tuple<int64_t, int64_t, int64_t, int64_t>& where, int row_bits, Matrix<int64_t> row_sums,
-                 nb::ndarray<int64_t, nb::ndim<3>, nb::c_contig, nb::device::cpu> products, int threads) {
-  const repsim::BlockRange range = block_range(where, true);
-  std::vector<repsim::BlockPair> pairs;
-  expect(!matrices.empty(), "matrices: expected at least one");
-  expect(left >= 0 && left <= static_cast<int64_t>(matrices.size()), "left: expected some of the matrices");
-  for (const auto& [i, j, kernel, shift] : matrices) {
-    expect(kernel == "linear" || kernel == "rbf", "kernel: expected linear or rbf");
-    pairs.push_back(block_pair(i, j, kernel == "rbf" ? repsim::Kernel::rbf : repsim::Kernel::linear, shift, range));
+repsim::Kernel kernel_of(const std::string& name) {
+  if (name == "linear") return repsim::Kernel::linear;
+  if (name == "polynomial") return repsim::Kernel::polynomial;
+  if (name == "rbf") return repsim::Kernel::rbf;
+  if (name == "laplacian_l2") return repsim::Kernel::laplacian_l2;
+  if (name == "laplacian_l1") return repsim::Kernel::laplacian_l1;
+  refuse("kernel: expected linear, polynomial, rbf, laplacian_l2 or laplacian_l1, got " + name);
+}
+
+// (block i, block j, kernel, gain, coefficients); (factors, shift, weight); terms.
+using FactorTuple = std::tuple<nb::tuple, nb::tuple, std::string, float, std::vector<float>>;
+using TermTuple = std::tuple<std::vector<FactorTuple>, float, float>;
+using MatrixTuples = std::vector<std::vector<TermTuple>>;
+
+// Matrices as the operations take them, and the memory that they point to.
+class Matrices {
+ public:
+  Matrices(const MatrixTuples& given, const repsim::BlockRange& range) {
+    expect(!given.empty(), "matrices: expected at least one");
+    for (const auto& terms : given) {
+      expect(!terms.empty(), "matrices: expected every one with a term");
+      for (const auto& term : terms) {
+        expect(!std::get<0>(term).empty(), "terms: expected every one with a factor");
+        for (const auto& factor : std::get<0>(term)) add(factor, range);
+      }
+    }
+    size_t next = 0;
+    for (const auto& terms : given)
+      for (const auto& [factors, shift, weight] : terms) {
+        terms_.push_back({factors_.data() + next, static_cast<int64_t>(factors.size()), shift, weight});
+        next += factors.size();
+      }
+    next = 0;
+    for (const auto& terms : given) {
+      matrices_.push_back({terms_.data() + next, static_cast<int64_t>(terms.size())});
+      next += terms.size();
+    }
   }
-  const int64_t n = static_cast<int64_t>(row_sums.shape(1));
-  expect(row_sums.shape(0) == pairs.size(), "row_sums: expected one row per matrix");
+  Matrices(const Matrices&) = delete;
+  const repsim::KernelMatrix* data() const { return matrices_.data(); }
+  int64_t count() const { return static_cast<int64_t>(matrices_.size()); }
+
+ private:
+  void add(const FactorTuple& factor, const repsim::BlockRange& range) {
+    const auto& [i, j, name, gain, coefficients] = factor;
+    const repsim::Kernel kernel = kernel_of(name);
+    expect((kernel == repsim::Kernel::polynomial) == !coefficients.empty(),
+           "coefficients: expected some of a polynomial, and of nothing else");
+    coefficients_.push_back(coefficients);  // moving the outer vector leaves the numbers where they are
+    const std::vector<float>& kept = coefficients_.back();
+    factors_.push_back({block_pair(i, j, range), kernel, gain, kept.data(), static_cast<int>(kept.size()) - 1});
+  }
+
+  std::vector<std::vector<float>> coefficients_;
+  std::vector<repsim::Factor> factors_;
+  std::vector<repsim::Term> terms_;
+  std::vector<repsim::KernelMatrix> matrices_;
+};
+
+template <class T>
+using Cube = nb::ndarray<T, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+
+void check_sums(const Matrices& matrices, int64_t left, const repsim::BlockRange& range, int64_t n, int row_bits) {
+  expect(left >= 0 && left <= matrices.count(), "left: expected some of the matrices");
   expect(range.first_i + range.rows_i <= n && range.first_j + range.rows_j <= n,
          "row_sums: expected every row of the blocks");
   expect(n <= repsim::kMaxSummedRows, "row_sums: expected at most 2^25 rows, whose sums fit their integers");
   expect(row_bits >= 0 && std::ldexp(static_cast<double>(n), row_bits) <= 0x1p62,
          "row_bits: expected n 2^row_bits of at most 2^62");
-  expect(products.shape(0) == pairs.size() && products.shape(1) == pairs.size() && products.shape(2) == 2,
+}
+
+void kernel_sums(const MatrixTuples& given, int64_t left, const std::tuple<int64_t, int64_t, int64_t, int64_t>& where,
+                 int row_bits, Matrix<int64_t> row_sums, Cube<int64_t> products, int threads) {
+  const repsim::BlockRange range = block_range(where, true);
+  const Matrices matrices(given, range);
+  const int64_t n = static_cast<int64_t>(row_sums.shape(1));
+  check_sums(matrices, left, range, n, row_bits);
+  expect(row_sums.shape(0) == given.size(), "row_sums: expected one row per matrix");
+  expect(products.shape(0) == given.size() && products.shape(1) == given.size() && products.shape(2) == 2,
          "products: expected [matrices, matrices, 2]");
   nb::gil_scoped_release release;
-  repsim::kernel_sums(pairs.data(), static_cast<int64_t>(pairs.size()), left, range, n, row_bits, row_sums.data(),
-                      products.data(), threads);
+  repsim::kernel_sums(matrices.data(), matrices.count(), left, range, n, row_bits, row_sums.data(), products.data(),
+                      threads);
+}
+
+void kernel_row_terms(const MatrixTuples& given, int64_t left,
+                      const std::tuple<int64_t, int64_t, int64_t, int64_t>& where, int row_bits,
+                      Matrix<const float> vectors, Cube<int64_t> pair_sums, Cube<int64_t> vector_sums, int threads) {
+  const repsim::BlockRange range = block_range(where, true);
+  const Matrices matrices(given, range);
+  const int64_t n = static_cast<int64_t>(vectors.shape(1));
+  check_sums(matrices, left, range, n, row_bits);
+  expect(vectors.shape(0) == given.size(), "vectors: expected one per matrix");
+  for (const auto& sums : {pair_sums, vector_sums})
+    expect(sums.shape(0) == given.size() && sums.shape(1) == given.size() && sums.shape(2) == vectors.shape(1),
+           "sums: expected [matrices, matrices, n]");
+  nb::gil_scoped_release release;
+  repsim::kernel_row_terms(matrices.data(), matrices.count(), left, range, n, row_bits, vectors.data(),
+                           pair_sums.data(), vector_sums.data(), threads);
+}
+
+int64_t distance_histogram(const nb::tuple& block_i, const nb::tuple& block_j, const std::string& distance,
+                           const std::tuple<int64_t, int64_t, int64_t, int64_t>& where, int dropped, uint32_t first,
+                           Vector<int64_t> bins, int threads) {
+  const repsim::BlockRange range = block_range(where, true);
+  const repsim::BlockPair pair = block_pair(block_i, block_j, range);
+  expect(distance == "euclidean" || distance == "manhattan", "distance: expected euclidean or manhattan");
+  const bool manhattan = distance == "manhattan";
+  expect(dropped >= 0 && dropped < 32, "dropped: expected 0 to 31 bits");
+  expect(bins.shape(0) > 0 && bins.shape(0) <= size_t{1} << 31, "bins: expected 1 to 2^31");
+  nb::gil_scoped_release release;
+  return repsim::distance_histogram(pair, manhattan ? repsim::Distance::manhattan : repsim::Distance::euclidean, range,
+                                    dropped, first, bins.data(), static_cast<int64_t>(bins.shape(0)), threads);
 }
 
 repsim::Candidates candidates_of(const Matrix<uint64_t>& keys, const Vector<int32_t>& counts,
@@ -186,7 +284,7 @@ void nearest(const nb::tuple& block_i, const nb::tuple& block_j, const std::stri
              const std::tuple<int64_t, int64_t, int64_t, int64_t>& where, bool symmetric, int64_t k,
              Matrix<uint64_t> keys, Vector<int32_t> counts, Vector<float> thresholds, int threads) {
   const repsim::BlockRange range = block_range(where, symmetric);
-  const repsim::BlockPair pair = block_pair(block_i, block_j, repsim::Kernel::linear, 0.0f, range);
+  const repsim::BlockPair pair = block_pair(block_i, block_j, range);
   const repsim::Candidates candidates = candidates_of(keys, counts, thresholds, k);
   const int64_t rows = static_cast<int64_t>(keys.shape(0));
   expect(range.first_i + range.rows_i <= rows && (!symmetric || range.first_j + range.rows_j <= rows),
@@ -239,10 +337,16 @@ NB_MODULE(_core, m) {
   m.def("column_sums", &column_sums, "x"_a, "dtype"_a, "sums"_a.noconvert(), "threads"_a);
   m.def("squared_norms", &squared_norms, "x"_a, "dtype"_a, "shift"_a.noconvert().none(), "norms"_a.noconvert(),
         "threads"_a);
+  m.def("project_rows", &project_rows, "x"_a, "dtype"_a, "shift"_a.noconvert().none(), "vector"_a.noconvert(),
+        "products"_a.noconvert(), "threads"_a);
   m.def("pack_rows", &pack_rows, "x"_a, "dtype"_a, "shift"_a.noconvert().none(), "scale"_a.noconvert(),
         "offset"_a.noconvert().none(), "panels"_a.noconvert(), "halves"_a.noconvert(), "threads"_a);
   m.def("kernel_sums", &kernel_sums, "matrices"_a, "left"_a, "range"_a, "row_bits"_a, "row_sums"_a.noconvert(),
         "products"_a.noconvert(), "threads"_a);
+  m.def("kernel_row_terms", &kernel_row_terms, "matrices"_a, "left"_a, "range"_a, "row_bits"_a, "vectors"_a.noconvert(),
+        "pair_sums"_a.noconvert(), "vector_sums"_a.noconvert(), "threads"_a);
+  m.def("distance_histogram", &distance_histogram, "block_i"_a, "block_j"_a, "distance"_a, "range"_a, "dropped"_a,
+        "first"_a, "bins"_a.noconvert(), "threads"_a);
   m.def("nearest", &nearest, "block_i"_a, "block_j"_a, "metric"_a, "range"_a, "symmetric"_a, "k"_a,
         "keys"_a.noconvert(), "counts"_a.noconvert(), "thresholds"_a.noconvert(), "threads"_a);
   m.def("rank_neighbours", &rank_neighbours, "x"_a, "x_dtype"_a, "base"_a, "base_dtype"_a, "metric"_a,

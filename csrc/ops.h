@@ -15,7 +15,8 @@ constexpr int64_t kPanel = 16;  // rows interleaved in a panel
 constexpr int64_t kTile = 192;  // rows and columns of a tile: 12 panels
 
 enum class DType : int { float16, bfloat16, float32, float64 };
-enum class Kernel : int { linear, rbf };
+enum class Kernel : int { linear, polynomial, rbf, laplacian_l2, laplacian_l1 };
+enum class Distance : int { euclidean, manhattan };
 enum class Metric : int { cosine, inner_product, euclidean };
 
 // Rows of one representation, unit stride along the features.
@@ -34,6 +35,10 @@ int64_t column_sums(const Source& x, double* sums /* [depth] */, int threads);
 // norms[i] = |x_i - shift|^2 in float64. Cost: one pass over the rows.
 void squared_norms(const Source& x, const double* shift /* [depth] or null */, double* norms /* [rows] */, int threads);
 
+// products[i] = (x_i - shift) . vector in float64. Cost: one pass over the rows.
+void project_rows(const Source& x, const double* shift /* [depth] or null */, const double* vector /* [depth] */,
+                  double* products /* [rows] */, int threads);
+
 // panels, aligned to 64 bytes: panels[p][k][r] = float32((x[16 p + r][k] - shift[k]) * scale[16 p + r] - offset[k]),
 // zero beyond the last row. halves[i] = half the squared norm of packed row i, so that distances between packed rows
 // carry no rounding of the packing. Throws std::range_error where a squared norm leaves the range of float32.
@@ -45,11 +50,35 @@ void pack_rows(const Source& x, const double* shift /* [depth] or null */, const
 struct BlockPair {
   const float* rows_i;  // panels of block i
   const float* rows_j;  // panels of block j
-  const float* half_i;  // [rows_i] |x_i|^2 / 2 of the packed rows: only for Kernel::rbf
+  const float* half_i;  // [rows_i] h = |x_i|^2 / 2 of the packed rows; for Kernel::polynomial what is added to x.y
   const float* half_j;  // [rows_j]
   int64_t depth;
-  Kernel kernel;  // linear: K = x.y ; rbf: K = exp(min(x.y - half_i - half_j, 0))
-  float shift;    // subtracted from every K: the sums are of K - shift
+};
+
+// One kernel of a product, with t = x_i . x_j and q = t - h_i - h_j = -|x_i - x_j|^2 / 2:
+//   linear t ; polynomial gain t + sum_m coefficients[m] (t + half_i + half_j)^m ; rbf exp(gain q) ;
+//   laplacian_l2 exp(-gain sqrt(-2 q)) ; laplacian_l1 exp(-gain |x_i - x_j|_1)
+// Distances that float32 products would lose to rounding are taken from the differences of the rows instead.
+struct Factor {
+  BlockPair pair;
+  Kernel kernel;
+  float gain;
+  const float* coefficients;  // [degree + 1]: only for Kernel::polynomial
+  int degree;
+};
+
+// weight (product of the factors - shift). A single factor takes its shift with all digits.
+struct Term {
+  const Factor* factors;  // [count]
+  int64_t count;
+  float shift;
+  float weight;
+};
+
+// K - shift = the sum of its terms.
+struct KernelMatrix {
+  const Term* terms;  // [count]
+  int64_t count;
 };
 
 // Where a pair of blocks lies in the n x n matrix. first_* are multiples of 192. When the two blocks are the
@@ -64,10 +93,26 @@ struct BlockRange {
 //   0 <= lo < 2^32), 2^45 units to one
 // for p = q and for p < left <= q; the other products stay as they are. |K - shift| must not exceed 1, nor n 2^25, nor
 // n 2^row_bits 2^62: no sum then overflows. Integer sums do not depend on their order, so neither do the results. Cost:
-// 2 rows_i rows_j sum(depth) flop. Memory: one tile per matrix and thread.
-void kernel_sums(const BlockPair* pairs /* [matrices] */, int64_t matrices, int64_t left, const BlockRange& range,
-                 int64_t n, int row_bits, int64_t* row_sums /* [matrices, n] */,
-                 int64_t* products /* [matrices, matrices, 2] */, int threads);
+// 2 rows_i rows_j sum(depth) flop. Memory: one tile per matrix and thread, and three more for sums and products of
+// kernels.
+void kernel_sums(const KernelMatrix* matrices /* [count] */, int64_t count, int64_t left, const BlockRange& range,
+                 int64_t n, int row_bits, int64_t* row_sums /* [count, n] */, int64_t* products /* [count, count, 2] */,
+                 int threads);
+
+// What leaving one input out of those sums needs, over the same pairs:
+//   pair_sums[p][q][i]   += sum_j (K_p - shift_p)_ij (K_q - shift_q)_ij   for p = q and p < left <= q
+//   vector_sums[p][q][i] += sum_j (K_p - shift_p)_ij vectors[q][j]        for p = q, p < left <= q and q < left <= p
+// in the fixed point of the row sums; |vectors| must not exceed 1. Cost: as kernel_sums.
+void kernel_row_terms(const KernelMatrix* matrices, int64_t count, int64_t left, const BlockRange& range, int64_t n,
+                      int row_bits, const float* vectors /* [count, n] */, int64_t* pair_sums /* [count, count, n] */,
+                      int64_t* vector_sums /* [count, count, n] */, int threads);
+
+// Order statistics of distances. Over the pairs i != j of one pair of blocks, with u the bits of the float32
+// |x_i - x_j|^2 / 2 (Euclidean) or |x_i - x_j|_1 (Manhattan), which ascend with the distance:
+//   bins[(u >> dropped) - first] += 1   where that is in [0, bin_count)
+// Pairs count both as (i, j) and (j, i). Returns how many lie below the first bin. Cost: 2 rows_i rows_j depth flop.
+int64_t distance_histogram(const BlockPair& pair, Distance distance, const BlockRange& range, int dropped,
+                           uint32_t first, int64_t* bins /* [bin_count] */, int64_t bin_count, int threads);
 
 constexpr int kProductBits = 45;
 constexpr int64_t kMaxSummedRows = int64_t{1} << 25;
@@ -108,7 +153,7 @@ int64_t rank_neighbours(const Source& x, const Source& base, Metric metric, int6
                         const Certificate& certificate, int64_t first, int64_t* indices /* [rows, k] */,
                         float* scores /* [rows, k] */, int threads);
 
-// The instruction set chosen for this CPU: "avx512", "avx2" or "generic".
+// The instruction set chosen for this CPU: "avx512bf16", "avx512", "avx2" or "generic".
 const char* instruction_set();
 
 namespace cuda {
@@ -123,7 +168,7 @@ struct Absent : std::runtime_error {
 };
 
 // The same operations on device memory, on the given stream.
-void kernel_sums(const BlockPair* pairs, int64_t matrices, int64_t left, const BlockRange& range, int64_t n,
+void kernel_sums(const KernelMatrix* matrices, int64_t count, int64_t left, const BlockRange& range, int64_t n,
                  int row_bits, int64_t* row_sums, int64_t* products, void* stream);
 void nearest(const BlockPair& pair, Metric metric, const BlockRange& range, bool symmetric, int64_t k,
              const Candidates& candidates, void* stream);

@@ -10,7 +10,8 @@ repsim.compare({"layer1": x1, "layer2": x2}, {"layer1": y1})
 from __future__ import annotations
 
 from .compare import Comparison, compare
-from .measures.cka import RBF, Linear, cka, hsic
+from .kernels import RBF, Cosine, Kernel, LaplacianL1, LaplacianL2, Linear, Polynomial
+from .measures.cka import angular_cka, cka, hsic
 from .measures.neighbours import Neighbours, cknna, mutual_knn, nearest
 from .measures.similarity import Similarity
 from .store import Store
@@ -20,10 +21,16 @@ __version__ = "0.1.0"
 __all__ = [
     "RBF",
     "Comparison",
+    "Cosine",
+    "Kernel",
+    "LaplacianL1",
+    "LaplacianL2",
     "Linear",
     "Neighbours",
+    "Polynomial",
     "Similarity",
     "Store",
+    "angular_cka",
     "cka",
     "cknna",
     "compare",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -35,3 +36,18 @@ def whole_number(value: Any, name: str, *, function: str, least: int = 1) -> int
     if value < least:
         raise ValueError(f"[{function}] expected {name} of at least {least}, got {value}")
     return int(value)
+
+
+def positive_number(value: Any, name: str, *, function: str, or_zero: bool = False) -> float:
+    """A finite number above 0, or at least 0 where zero may be.
+
+    Raises
+    ------
+    TypeError: no number. ValueError: not finite, or too small.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"[{function}] expected {name} as a number, got {type(value).__name__}")
+    if not (math.isfinite(value) and (value > 0 or (or_zero and value == 0))):
+        kind = "a number of at least 0" if or_zero else "a positive number"
+        raise ValueError(f"[{function}] expected {name} as {kind}, got {value!r}")
+    return float(value)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
 TILE = 192  # rows of a native tile: blocks begin at its multiples, so results do not depend on the block size
 PACKED_BUDGET = 128 * 2**20  # bytes of packed blocks held at a time
 MOST_ROWS = 8192  # so that one native call takes seconds at the most: progress, and Ctrl-C between calls
+
+Packed = TypeVar("Packed")
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,15 @@ class Traversal:
             for j in self.starts_j:
                 if not self.symmetric or j >= i:
                     yield Range(i, min(self.block_rows, self.rows - i), j, min(self.block_rows, self.columns - j))
+
+    def blocks(self, pack: Callable[[int, int], Packed]) -> Iterator[tuple[Packed, Packed, Range]]:
+        """Both blocks of every pair, by ``pack(first, rows)`` of the rows that both sides are; block i is kept."""
+        held: tuple[int, Packed] | None = None
+        for span in self:
+            if held is None or held[0] != span.first_i:
+                held = (span.first_i, pack(span.first_i, span.rows_i))
+            same = span.first_j == span.first_i
+            yield held[1], held[1] if same else pack(span.first_j, span.rows_j), span
 
 
 def traversal(rows: int, columns: int, depths: Sequence[int], *, symmetric: bool, block_rows: int | None) -> Traversal:

@@ -76,7 +76,7 @@ def test_rows_of_a_table() -> None:
     assert list(table[0])[:4] == ["measure", "layer_a", "layer_b", "value"]
     assert (table[5]["layer_a"], table[5]["layer_b"]) == ("fc", "fc")
     assert {(row["measure"], row["null_from"], row["p_from"]) for row in table} == {
-        ("cka", "all relabellings", "normal"),
+        ("cka", "all relabellings", "pearson"),
         ("mutual_knn", "all relabellings", "normal"),
         ("cknna", "25 relabellings", "permutations"),
     }

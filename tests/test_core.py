@@ -60,6 +60,11 @@ def spans(n: int, block: int, m: int | None = None) -> list[tuple[int, int, int,
     ]
 
 
+def matrix(i: Block, j: Block, kernel: str, shift: float = 0.0, *, gain: float = 1.0, **more: Any) -> list[Any]:
+    """A matrix of one term of one factor."""
+    return [([(i, j, kernel, gain, more.get("coefficients", []))], shift, more.get("weight", 1.0))]
+
+
 def kernel_sums(
     matrices: list[np.ndarray],
     kernel: str,
@@ -76,7 +81,7 @@ def kernel_sums(
     for i, rows_i, j, rows_j in spans(n, block):
         block_i = [pack(x[i : i + rows_i]) for x in matrices]
         block_j = block_i if i == j else [pack(x[j : j + rows_j]) for x in matrices]
-        pairs = [(a, b, kernel, shift) for a, b in zip(block_i, block_j, strict=True)]
+        pairs = [matrix(a, b, kernel, shift) for a, b in zip(block_i, block_j, strict=True)]
         _core.kernel_sums(pairs, left, (i, rows_i, j, rows_j), bits, row_sums, products, threads)
     assert products[..., 1].min() >= 0 and products[..., 1].max() < 2**32
     return row_sums / 2.0**bits, (products[..., 0] * 2.0**32 + products[..., 1]) / 2.0**_core.PRODUCT_BITS
@@ -228,7 +233,8 @@ def test_kernel_sums_against_float64(n: int, d: int, kernel: str) -> None:
     wide = [one.astype(np.float64) for one in (x, y)]
     grams = [one @ one.T for one in wide]
     if kernel == "rbf":
-        grams = [np.exp(g - (np.diag(g)[:, None] + np.diag(g)) / 2) - shift for g in grams]
+        grams = [np.exp(g - (np.diag(g)[:, None] + np.diag(g)) / 2) for g in grams]
+    grams = [g - shift for g in grams]
     for gram in grams:
         np.fill_diagonal(gram, 0)
     sums, products = kernel_sums([x, y], kernel, shift=shift)
@@ -243,7 +249,7 @@ def exponentials(arguments: np.ndarray, bits: int) -> np.ndarray:
     first = -(-n // TILE) * TILE
     row_sums, products = np.zeros((1, first + 1), np.int64), np.zeros((1, 1, 2), np.int64)
     left, right = pack(np.zeros((n, 1), np.float32)), pack(np.zeros((1, 1), np.float32))
-    pair = ((left[0], -arguments.astype(np.float32)), right, "rbf", 0.0)
+    pair = matrix((left[0], -arguments.astype(np.float32)), right, "rbf")
     _core.kernel_sums([pair], 1, (0, n, first, 1), bits, row_sums, products, 1)
     return row_sums[0, :n] / 2.0**bits
 
@@ -301,7 +307,7 @@ def test_products_carry_between_their_limbs() -> None:
         np.fill_diagonal(gram, 0)
     row_sums, products = np.zeros((2, 3), np.int64), np.zeros((2, 2, 2), np.int64)
     products[0, 1] = (5, 2**32 - 1)
-    pairs = [(pack(one), pack(one), "linear", 0.0) for one in (x, y)]
+    pairs = [matrix(pack(one), pack(one), "linear") for one in (x, y)]
     _core.kernel_sums(pairs, 1, (0, 3, 0, 3), 40, row_sums, products, 1)
     exact = 6 * 2**32 - 1 + round(float((grams[0] * grams[1]).sum()) * 2**45)
     assert divmod(exact, 2**32) == tuple(products[0, 1])
@@ -424,7 +430,7 @@ def with_instruction_set(name: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("name", ["generic", "avx2", "avx512"])
+@pytest.mark.parametrize("name", ["generic", "avx2", "avx512", "avx512bf16"])
 def test_instruction_sets_agree(name: str) -> None:
     run = with_instruction_set(name)
     if name != "generic" and "as this CPU has it" in run.stderr:
@@ -440,7 +446,8 @@ def test_instruction_sets_agree(name: str) -> None:
 def test_unknown_instruction_set() -> None:
     run = with_instruction_set("mmx")
     assert run.returncode == 1
-    assert "ValueError: REPSIM_ISA: expected avx512, avx2 or generic, as this CPU has it, got mmx" in run.stderr
+    message = "ValueError: REPSIM_ISA: expected avx512bf16, avx512, avx2 or generic, as this CPU has it, got mmx"
+    assert message in run.stderr
 
 
 REFUSED_THREADS = """
@@ -517,7 +524,7 @@ def test_pack_rows_refuses(change: dict[str, Any], message: str) -> None:
 def call_sums(block_j: Any = None, kernel: str = "rbf", **change: Any) -> None:
     block = pack(rows(400, 3))
     known = {
-        "matrices": [(block, block_j or block, kernel, 0.0)],
+        "matrices": [matrix(block, block_j or block, kernel)],
         "left": 1,
         "range": (0, 400, 0, 400),
         "row_bits": 50,
@@ -532,7 +539,10 @@ def call_sums(block_j: Any = None, kernel: str = "rbf", **change: Any) -> None:
     [
         pytest.param({"matrices": []}, "matrices: expected at least one", id="nothing"),
         pytest.param({"left": 2}, "left: expected some of the matrices", id="left"),
-        pytest.param({"kernel": "cubic"}, "kernel: expected linear or rbf", id="kernel"),
+        pytest.param({"kernel": "cubic"}, "kernel: expected linear, polynomial, rbf, laplacian_l2", id="kernel"),
+        pytest.param({"kernel": "polynomial"}, "coefficients: expected some of a polynomial", id="no-coefficients"),
+        pytest.param({"matrices": [[]]}, "matrices: expected every one with a term", id="no-term"),
+        pytest.param({"matrices": [[([], 0.0, 1.0)]]}, "terms: expected every one with a factor", id="no-factor"),
         pytest.param({"range": (100, 400, 100, 400)}, "begin at a multiple of 192", id="misaligned"),
         pytest.param({"range": (-192, 400, 0, 400)}, "begin at a multiple of 192", id="negative"),
         pytest.param({"range": (0, 0, 192, 400)}, "range: expected rows", id="no-rows"),

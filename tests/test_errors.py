@@ -436,9 +436,9 @@ def test_unknown_estimator(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", KERNELS)
-@pytest.mark.parametrize("kernel", ["polynomial", 3, None, repsim.RBF], ids=["word", "number", "None", "class"])
+@pytest.mark.parametrize("kernel", ["gaussian", 3, None, repsim.RBF], ids=["word", "number", "None", "class"])
 def test_unknown_kernel(name: str, kernel: Any) -> None:
-    got = "'polynomial'" if isinstance(kernel, str) else ""
+    got = "'gaussian'" if isinstance(kernel, str) else ""
     with raises(
         (TypeError, ValueError), rf"^\[{name}\] expected kernel\b(?=[^\n]*linear)(?=[^\n]*rbf)[^\n]*got[^\n]*{got}"
     ):

@@ -42,21 +42,32 @@ int64_t column_sums(const Source& x, double* sums, int threads) {
   });
 }
 
-void squared_norms(const Source& x, const double* shift, double* norms, int threads) {
+namespace {
+
+// sums[i] = sum_k term(x_ik - shift_k, k)
+template <class Term>
+void sum_rows(const Source& x, const double* shift, double* sums, int threads, Term term) {
   cpu::with_elements(x, [&](auto* data) {
     cpu::parallel((x.rows + kRowsAtATime - 1) / kRowsAtATime, threads, [&](int64_t chunk) {
       const int64_t end = std::min((chunk + 1) * kRowsAtATime, x.rows);
       for (int64_t i = chunk * kRowsAtATime; i < end; ++i) {
         const auto* row = data + i * x.row_stride;
         double sum[4] = {};  // four chains hide the latency of the addition
-        for (int64_t k = 0; k < x.depth; ++k) {
-          const double value = cpu::widen(row[k]) - (shift ? shift[k] : 0.0);
-          sum[k & 3] += value * value;
-        }
-        norms[i] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+        for (int64_t k = 0; k < x.depth; ++k) sum[k & 3] += term(cpu::widen(row[k]) - (shift ? shift[k] : 0.0), k);
+        sums[i] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
       }
     });
   });
+}
+
+}  // namespace
+
+void squared_norms(const Source& x, const double* shift, double* norms, int threads) {
+  sum_rows(x, shift, norms, threads, [](double value, int64_t) { return value * value; });
+}
+
+void project_rows(const Source& x, const double* shift, const double* vector, double* products, int threads) {
+  sum_rows(x, shift, products, threads, [&](double value, int64_t k) { return value * vector[k]; });
 }
 
 void pack_rows(const Source& x, const double* shift, const double* scale, const double* offset, float* panels,

@@ -6,6 +6,8 @@
 // break older CPUs.
 #include "tiles.h"
 
+#include "micro.h"
+
 namespace repsim::cpu::REPSIM_ISA {
 namespace {
 
@@ -36,50 +38,20 @@ inline double total(const Doubles (&sum)[2]) {
   return result;
 }
 
-// Rows of a in registers by columns of b in vectors; 24, 8 or 16 accumulators hide the latency of the multiply-add.
-constexpr int kRows = REPSIM_MICRO_ROWS;
-constexpr int kColumns = REPSIM_MICRO_COLUMNS;
-constexpr int kVectors = kColumns / kLanes;
+void multiply(const float* a, const float* b, int64_t depth, float* c) { Micro<float>::product<false>(a, b, depth, c); }
 
-// Features taken at a time: both operands of the micro kernel then stay in L2 at any depth.
-constexpr int64_t kDepthChunk = 512;
-
-template <bool accumulate>
-inline void micro(const float* a, const float* b, int64_t panel_stride, int64_t depth, float* c) {
-  Vector sum[kRows][kVectors] = {};
-  for (int64_t k = 0; k < depth; ++k) {
-    Vector column[kVectors];
-    for (int v = 0; v < kVectors; ++v)
-      column[v] = load(b + (v * kLanes / kPanel) * panel_stride + k * kPanel + (v * kLanes) % kPanel);
-    for (int r = 0; r < kRows; ++r) {
-      const Vector row = broadcast(a[k * kPanel + r]);
-      for (int v = 0; v < kVectors; ++v) sum[r][v] += row * column[v];
-    }
-  }
-  // A chunk is added whole to those before it: the rounding grows with the chunks, not with the depth.
-  for (int r = 0; r < kRows; ++r)
-    for (int v = 0; v < kVectors; ++v) {
-      float* at = c + r * kTile + v * kLanes;
-      store(at, accumulate ? load(at) + sum[r][v] : sum[r][v]);
-    }
+void add_products(const double* a, const double* b, int64_t depth, double* c) {
+  Micro<double>::product<true>(a, b, depth, c);
 }
 
-void multiply(const float* a, const float* b, int64_t depth, float* c) {
-  const int64_t panel_stride = depth * kPanel;
-  for (int64_t k = 0; k < depth; k += kDepthChunk) {
-    const int64_t chunk = depth - k < kDepthChunk ? depth - k : kDepthChunk;
-    for (int64_t j = 0; j < kTile; j += kColumns)
-      for (int64_t i = 0; i < kTile; i += kRows) {
-        const float* rows = a + i / kPanel * panel_stride + k * kPanel + i % kPanel;
-        const float* columns = b + j / kPanel * panel_stride + k * kPanel;
-        float* out = c + i * kTile + j;
-        if (k == 0)
-          micro<false>(rows, columns, panel_stride, chunk, out);
-        else
-          micro<true>(rows, columns, panel_stride, chunk, out);
-      }
-  }
+#ifdef __AVX512BF16__
+void multiply_pairs(const uint32_t* a, const uint32_t* b, int64_t words, float* c) {
+  Micro<BFloatPair>::product<false>(reinterpret_cast<const BFloatPair*>(a), reinterpret_cast<const BFloatPair*>(b),
+                                    words, c);
 }
+#else
+constexpr auto multiply_pairs = nullptr;
+#endif
 
 // exp(min(x, 0)) - shift. exp(x) = 2^m + 2^m (e^r - 1) with |r| <= ln2 / 2, e^r - 1 by its Taylor polynomial of
 // degree 7. The shift is taken from 2^m, so that K - shift keeps its digits where all K are near 1 and where all are
@@ -105,20 +77,70 @@ inline Vector shifted_exponential(Vector x, float shift) {
   return power * (p * r) + (power - shift);
 }
 
-void rbf(float* c, const float* half_i, const float* half_j, float shift) {
+// c = of(c, row, first column) over the tile.
+template <class Of>
+inline void each(float* c, Of of) {
   for (int64_t i = 0; i < kTile; ++i)
-    for (int64_t j = 0; j < kTile; j += kLanes) {
-      float* at = c + i * kTile + j;
-      store(at, shifted_exponential(load(at) - (load(half_j + j) + half_i[i]), shift));
-    }
+    for (int64_t j = 0; j < kTile; j += kLanes) store(c + i * kTile + j, of(load(c + i * kTile + j), i, j));
+}
+
+void differences(const float* a, const float* b, int64_t depth, bool squared, float* c) {
+  if (squared) {
+    Micro<SquaredDifference>::product<false>(reinterpret_cast<const SquaredDifference*>(a),
+                                             reinterpret_cast<const SquaredDifference*>(b), depth, c);
+    each(c, [](Vector x, int64_t, int64_t) { return x * -0.5f; });
+  } else {
+    Micro<AbsoluteDifference>::product<false>(reinterpret_cast<const AbsoluteDifference*>(a),
+                                              reinterpret_cast<const AbsoluteDifference*>(b), depth, c);
+    each(c, [](Vector x, int64_t, int64_t) { return -x; });
+  }
 }
 
 void subtract_halves(float* c, const float* half_i, const float* half_j) {
-  for (int64_t i = 0; i < kTile; ++i)
-    for (int64_t j = 0; j < kTile; j += kLanes) {
-      float* at = c + i * kTile + j;
-      store(at, load(at) - (load(half_j + j) + half_i[i]));
+  each(c, [&](Vector x, int64_t i, int64_t j) { return x - (load(half_j + j) + half_i[i]); });
+}
+
+void rbf(float* c, const float* half_i, const float* half_j, float gain, float shift) {
+  each(c, [&](Vector x, int64_t i, int64_t j) {
+    return shifted_exponential((x - (load(half_j + j) + half_i[i])) * gain, shift);
+  });
+}
+
+void exponential(float* c, float gain, float shift) {
+  each(c, [&](Vector x, int64_t, int64_t) { return shifted_exponential(x * gain, shift); });
+}
+
+void root_exponential(float* c, float gain, float shift) {
+  for (int64_t i = 0; i < kTile; ++i) {
+    alignas(64) float distance[kTile];
+    for (int64_t j = 0; j < kTile; ++j) {  // the compiler's own vectors: they have a square root
+      const float squared = -2 * c[i * kTile + j];
+      distance[j] = __builtin_sqrtf(squared > 0 ? squared : 0);
     }
+    for (int64_t j = 0; j < kTile; j += kLanes)
+      store(c + i * kTile + j, shifted_exponential(load(distance + j) * -gain, shift));
+  }
+}
+
+void polynomial(float* c, const float* bias_i, const float* bias_j, float gain, const float* coefficients, int degree) {
+  each(c, [&](Vector x, int64_t i, int64_t j) {
+    const Vector t = x + (load(bias_j + j) + bias_i[i]);
+    Vector p = broadcast(coefficients[degree]);
+    for (int m = degree - 1; m >= 0; --m) p = p * t + coefficients[m];
+    return x * gain + p;
+  });
+}
+
+void shift_and_scale(float* c, float shift, float scale) {
+  each(c, [&](Vector x, int64_t, int64_t) { return (x - shift) * scale; });
+}
+
+void multiply_by(float* c, const float* a) {
+  each(c, [&](Vector x, int64_t i, int64_t j) { return x * load(a + i * kTile + j); });
+}
+
+void add(float* c, const float* a) {
+  each(c, [&](Vector x, int64_t i, int64_t j) { return x + load(a + i * kTile + j); });
 }
 
 // float32 adds runs of 12 vectors along a row and of 16 terms down a column, whatever the width of a vector; float64
@@ -126,7 +148,9 @@ void subtract_halves(float* c, const float* half_i, const float* half_j) {
 constexpr int kRun = 12;
 static_assert(kTileVectors % kRun == 0);
 
-void sums(const float* c, double* rows, double* columns) {
+// rows[i] = sum_j of_row(x_ij), columns[j] = sum_i of_column(x_ij); both are given x, its row and its first column.
+template <class OfRow, class OfColumn>
+inline void both_sums(const float* c, OfRow of_row, OfColumn of_column, double* rows, double* columns) {
   for (int64_t j = 0; j < kTile; ++j) columns[j] = 0;
   for (int64_t i = 0; i < kTile; i += kPanel) {
     Vector column[kTileVectors] = {};
@@ -136,8 +160,8 @@ void sums(const float* c, double* rows, double* columns) {
         Vector row = {};
         for (int v = run; v < run + kRun; ++v) {
           const Vector x = load(c + r * kTile + v * kLanes);
-          row += x;
-          column[v] += x;
+          row += of_row(x, r, v * kLanes);
+          column[v] += of_column(x, r, v * kLanes);
         }
         add_wide(wide, row);
       }
@@ -146,6 +170,22 @@ void sums(const float* c, double* rows, double* columns) {
     for (int v = 0; v < kTileVectors; ++v)
       for (int lane = 0; lane < kLanes; ++lane) columns[v * kLanes + lane] += column[v][lane];
   }
+}
+
+void sums(const float* c, double* rows, double* columns) {
+  const auto same = [](Vector x, int64_t, int64_t) { return x; };
+  both_sums(c, same, same, rows, columns);
+}
+
+void product_sums(const float* c, const float* b, double* rows, double* columns) {
+  const auto product = [&](Vector x, int64_t i, int64_t j) { return x * load(b + i * kTile + j); };
+  both_sums(c, product, product, rows, columns);
+}
+
+void weighted_sums(const float* c, const float* weight_i, const float* weight_j, double* rows, double* columns) {
+  both_sums(
+      c, [&](Vector x, int64_t, int64_t j) { return x * load(weight_j + j); },
+      [&](Vector x, int64_t i, int64_t) { return x * weight_i[i]; }, rows, columns);
 }
 
 double dot(const float* a, const float* b) {
@@ -192,9 +232,78 @@ int32_t select(const float* c, const float* row_threshold, const float* column_t
   return found;
 }
 
+// A product of float32 rows errs by about 2^-22 (h_i + h_j). That is too much for exp(gain q) where gain times it
+// exceeds 2^-15 and the kernel is not negligible; for exp(-gain sqrt(-2 q)), whose root magnifies it near 0, likewise;
+// and for the distance itself where it exceeds 2^-12 of it.
+int32_t lost(const float* c, const float* half_i, const float* half_j, Lost use, float gain, Hit* hits) {
+  constexpr float kNegligible = 25.0f;  // e^-25 = 1.4e-11
+  int32_t found = 0;
+  for (int32_t i = 0; i < kTile; ++i)
+    for (int32_t j = 0; j < kTile; j += kLanes) {
+      const Vector halves = load(half_j + j) + half_i[i];
+      Vector limit;
+      if (use == Lost::rbf) {
+        limit = halves * gain > broadcast(128.0f) ? broadcast(kNegligible / gain) : Vector{};
+      } else if (use == Lost::laplacian) {
+        const Vector root = halves * (gain * 0x1p-8f), most = broadcast(kNegligible / gain);
+        const Vector distance = root < most ? root : most;
+        limit = distance * distance * 0.5f;
+      } else {
+        limit = halves * 0x1p-10f;
+      }
+      const Vector q = load(c + i * kTile + j);
+      const Integers here = -q < limit;
+      if (!any(here)) [[likely]]
+        continue;
+      for (int32_t lane = 0; lane < kLanes; ++lane)
+        if (here[lane]) hits[found++] = {i, j + lane, q[lane]};
+    }
+  return found;
+}
+
+int32_t count_bits(const float* c, int dropped, uint32_t first, uint32_t count, uint32_t* found, int32_t* below) {
+  using Bits = uint32_t __attribute__((vector_size(REPSIM_VECTOR_BYTES)));
+  const Bits last = count - 1 - Bits{};
+  int32_t inside = 0;
+  Integers lower = {};
+  for (int64_t at = 0; at < kTile * kTile; at += kLanes) {
+    const Vector x = -load(c + at);
+    // A distance of equal rows may be -0, or lie a rounding below 0.
+    const Bits place = reinterpret_cast<Bits>(x > Vector{} ? x : Vector{}) >> dropped;
+    lower -= reinterpret_cast<Integers>(place < first - Bits{});
+    const Bits shifted = place - first;
+    const Integers here = reinterpret_cast<Integers>(shifted <= last);
+    if (!any(here)) continue;
+    for (int lane = 0; lane < kLanes; ++lane)
+      if (here[lane]) found[inside++] = shifted[lane];
+  }
+  *below = 0;
+  for (int lane = 0; lane < kLanes; ++lane) *below += lower[lane];
+  return inside;
+}
+
 }  // namespace
 
 extern const TileOps ops;
-const TileOps ops = {REPSIM_ISA_NAME, multiply, rbf, subtract_halves, sums, dot, select};
+const TileOps ops = {REPSIM_ISA_NAME,
+                     multiply,
+                     add_products,
+                     multiply_pairs,
+                     differences,
+                     subtract_halves,
+                     lost,
+                     rbf,
+                     exponential,
+                     root_exponential,
+                     polynomial,
+                     shift_and_scale,
+                     multiply_by,
+                     add,
+                     sums,
+                     product_sums,
+                     weighted_sums,
+                     dot,
+                     select,
+                     count_bits};
 
 }  // namespace repsim::cpu::REPSIM_ISA

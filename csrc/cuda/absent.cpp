@@ -5,7 +5,7 @@ namespace repsim::cuda {
 
 bool available() { return false; }
 
-void kernel_sums(const BlockPair*, int64_t, int64_t, const BlockRange&, int64_t, int, int64_t*, int64_t*, void*) {
+void kernel_sums(const KernelMatrix*, int64_t, int64_t, const BlockRange&, int64_t, int, int64_t*, int64_t*, void*) {
   throw Absent();
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,80 +13,16 @@ import numpy as np
 from .. import reductions
 from ..arguments import Progress, thread_count, whole_number
 from ..arrays import Rows, as_rows, same_inputs
-from ..calibration import Null, trace_product_moments
-from ..reductions import HsicSums
+from ..calibration import Null, trace_product_moments, trace_product_skewness
+from ..kernels import Bandwidth, Kernel, Linear, as_kernel
+from ..reductions import HsicSums, RowTerms, ThirdMoments
 from .similarity import Grid, Similarity, grid_of
 
 ESTIMATORS = ("debiased", "biased")
 
 
-@dataclass(frozen=True)
-class Linear:
-    """k(x, x') = x . x'."""
-
-    def __str__(self) -> str:
-        return "linear"
-
-
-@dataclass(frozen=True)
-class RBF:
-    """k(x, x') = exp(-|x - x'|^2 / (2 sigma^2)).
-
-    Example::
-
-        repsim.RBF(sigma=3.0); repsim.RBF(median_fraction=0.5)
-
-    Give ``sigma``, in units of the features, or ``median_fraction``: sigma is then that fraction of the median
-    distance between the inputs, of each side its own. The median is exact up to ``sample`` inputs and beyond that
-    taken over ``sample`` evenly spaced ones.
-    """
-
-    sigma: float | None = None
-    median_fraction: float | None = None
-    sample: int = 2048
-
-    def __post_init__(self) -> None:
-        if (self.sigma is None) == (self.median_fraction is None):
-            got = "neither" if self.sigma is None else "both"
-            raise ValueError(f"[RBF] expected exactly one of sigma and median_fraction, got {got}")
-        for name in ("sigma", "median_fraction"):
-            value = getattr(self, name)
-            if value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-                raise TypeError(f"[RBF] expected {name} as a number, got {type(value).__name__}")
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"[RBF] expected {name} as a positive number, got {value!r}")
-        whole_number(self.sample, "sample", function="RBF", least=2)
-
-    def bandwidth(self, rows: Rows, *, function: str, threads: int) -> float:
-        """sigma for these rows."""
-        if self.sigma is not None:
-            return float(self.sigma)
-        return float(self.median_fraction or 0) * reductions.median_distance(
-            rows, sample=self.sample, function=function, threads=threads
-        )
-
-    def __str__(self) -> str:
-        return (
-            f"rbf(sigma={self.sigma:g})" if self.sigma is not None else f"rbf(median_fraction={self.median_fraction:g})"
-        )
-
-
-Kernel = Linear | RBF
-
-
-def as_kernel(kernel: Any, *, function: str) -> Kernel:
-    """The kernel a caller named: "linear", "rbf" (sigma = the median distance), or an instance."""
-    if isinstance(kernel, (Linear, RBF)):
-        return kernel
-    if isinstance(kernel, str) and kernel == "linear":
-        return Linear()
-    if isinstance(kernel, str) and kernel == "rbf":
-        return RBF(median_fraction=1.0)
-    raise ValueError(
-        f"[{function}] expected kernel 'linear', 'rbf', repsim.Linear() or repsim.RBF(...), got {kernel!r}"
-    )
+ESTIMATORS = ("debiased", "biased")
+LEAST_ROWS = {"debiased": 4, "biased": 2}
 
 
 def cka(
@@ -94,6 +31,7 @@ def cka(
     *,
     estimator: str = "debiased",
     kernel: str | Kernel = "linear",
+    jackknife: bool = False,
     threads: int | None = None,
     block_rows: int | None = None,
     progress: Progress | None = None,
@@ -112,7 +50,10 @@ def cka(
     x, y: [n, d] and [n, d'] arrays (numpy, memmap, torch CPU, DLPack) of float16, bfloat16, float32 or float64.
     estimator: "debiased" (Song et al. 2012, HSIC_1; at least 4 inputs; may be negative) or "biased" (Gretton et
         al. 2005; at least 2; grows towards 1 with d / n whatever the data).
-    kernel: "linear", "rbf" (sigma = the median distance), ``RBF(...)`` or ``Linear()``.
+    kernel: "linear", "cosine", "polynomial", "rbf", "laplacian_l2" or "laplacian_l1" (the last three with sigma = the
+        median distance), an instance such as ``RBF(median_fraction=0.5)``, or a sum, product or multiple of instances.
+    jackknife: leave out every input in turn for the standard error of the value (``standard_error`` and ``interval`` of
+        the result), exactly: one more traversal of the same cost.
     threads: default REPSIM_NUM_THREADS, else every CPU of the process. The result does not depend on it.
     block_rows: rows packed at a time, in whole tiles of 192 (default: what fits 128 MiB); the result does not
         depend on it.
@@ -120,9 +61,10 @@ def cka(
 
     Returns
     -------
-    Similarity with the value, and the exact mean and sd of the statistic over all relabellings of y (Kazi-Aoual et
-    al. 1995) as z and a normal p. Linear kernels with no more features than inputs are summed in float64 in feature
-    space; everything else over float32 tiles.
+    Similarity with the value, and its law over all relabellings of y: the exact mean and sd (Kazi-Aoual et al. 1995),
+    the skewness of the debiased form (exact up to 255 inputs, beyond that from 255 of them), and z and p from these by
+    Pearson's third law. Linear kernels with no more features than inputs are summed in float64 in feature space;
+    everything else over float32 tiles.
 
     Raises
     ------
@@ -133,8 +75,43 @@ def cka(
         the debiased form.
     """
     return cka_grid(
-        [x], [y], estimator=estimator, kernel=kernel, threads=threads, block_rows=block_rows, progress=progress
+        [x],
+        [y],
+        estimator=estimator,
+        kernel=kernel,
+        jackknife=jackknife,
+        threads=threads,
+        block_rows=block_rows,
+        progress=progress,
     ).at(0, 0, "cka")
+
+
+def angular_cka(
+    x: Any,
+    y: Any,
+    *,
+    estimator: str = "debiased",
+    kernel: str | Kernel = "linear",
+    threads: int | None = None,
+    block_rows: int | None = None,
+    progress: Progress | None = None,
+) -> float:
+    """The angle between the centred kernel matrices, arccos(CKA), in radians: a distance.
+
+    Example::
+
+        repsim.angular_cka(x, y)                           # about pi / 2 for x and y that have nothing in common
+
+    Parameters, raises: as for :func:`cka`. Returns a float from 0 to pi; from the biased estimator to pi / 2. It obeys
+    the triangle inequality with one estimator and one kernel of fixed bandwidth. CKA is a cosine: what rounding leaves
+    beyond 1 counts as 1.
+
+    Paper: Williams, Kunz, Kornblith and Linderman (2021), "Generalized shape metrics on neural representations".
+    """
+    value = cka(
+        x, y, estimator=estimator, kernel=kernel, threads=threads, block_rows=block_rows, progress=progress
+    ).value
+    return math.acos(max(-1.0, min(value, 1.0)))
 
 
 def hsic(
@@ -143,6 +120,7 @@ def hsic(
     *,
     estimator: str = "debiased",
     kernel: str | Kernel = "linear",
+    jackknife: bool = False,
     threads: int | None = None,
     block_rows: int | None = None,
     progress: Progress | None = None,
@@ -157,17 +135,22 @@ def hsic(
 
     Papers: Gretton et al. (2005); Song et al. (2012), "Feature selection via dependence maximization".
     """
-    (left, right), chosen = _checked([x], [y], estimator, kernel, "hsic")
-    sums = _sums(left, right, estimator, chosen, "hsic", threads, block_rows, progress)
-    n = sums.n
-    unit = n * (n - 3) if estimator == "debiased" else (n - 1) ** 2
-    null = _statistic_null(sums, 0, 1, estimator)
-    cell = (
-        float(_inner(sums, estimator, [*left, *right], "hsic")[0, 1]) / unit,
-        Null(null.mean / unit, null.sd / unit),
-        None,
-    )
-    return grid_of([[cell]], n, {"estimator": estimator, "kernel": str(chosen)}, sums.precision).at(0, 0, "hsic")
+    sides, chosen = _checked([x], [y], estimator, kernel, "hsic")
+    made = _sums(*sides, estimator, chosen, "hsic", jackknife, threads, block_rows, progress)
+    n = made.sums.n
+    unit = _pairs(n, estimator)
+    value = float(_inner(made.sums, estimator, [side[0] for side in sides], "hsic")[0, 1]) / unit
+    cell = (value, made.null(0, 1, estimator).scaled(unit), None)
+    errors = None
+    if made.rows is not None:
+        errors = np.array([[_jackknife(made.rows.without_each(0, 1) / _pairs(n - 1, estimator))]])
+    options = {"estimator": estimator, "kernel": str(chosen)}
+    return grid_of([[cell]], n, options, made.sums.precision, standard_errors=errors).at(0, 0, "hsic")
+
+
+def _pairs(n: int, estimator: str) -> int:
+    """What the inner product of two centred matrices is divided by."""
+    return n * (n - 3) if estimator == "debiased" else (n - 1) ** 2
 
 
 def cka_grid(
@@ -176,24 +159,39 @@ def cka_grid(
     *,
     estimator: str = "debiased",
     kernel: str | Kernel = "linear",
+    jackknife: bool = False,
     threads: int | None = None,
     block_rows: int | None = None,
     progress: Progress | None = None,
 ) -> Grid:
-    """:func:`cka` between every layer in ``xs`` [n, d_i] and every layer in ``ys`` [n, d_j], each tile made once."""
+    """:func:`cka` between every layer in ``xs`` [n, d_i] and every layer in ``ys`` [n, d_j], each tile made once.
+
+    ``jackknife`` takes O(n (L1 + L2)^2) memory.
+    """
     (left, right), chosen = _checked(xs, ys, estimator, kernel, "cka")
-    sums = _sums(left, right, estimator, chosen, "cka", threads, block_rows, progress)
-    inner = _inner(sums, estimator, [*left, *right], "cka")
+    made = _sums(left, right, estimator, chosen, "cka", jackknife, threads, block_rows, progress)
+    inner = _inner(made.sums, estimator, [*left, *right], "cka")
+    errors = np.empty((len(left), len(right))) if jackknife else None
     cells = []
     for i in range(len(left)):
         row = []
         for j in range(len(left), len(left) + len(right)):
             # One square root of the product: the CKA of x with itself is then exactly 1.
             norm = math.sqrt(inner[i, i] * inner[j, j])
-            null = _statistic_null(sums, i, j, estimator)
-            row.append((float(inner[i, j]) / norm, Null(null.mean / norm, null.sd / norm), None))
+            row.append((float(inner[i, j]) / norm, made.null(i, j, estimator).scaled(norm), None))
+            if made.rows is not None and errors is not None:
+                own = made.rows.without_each(i, i) * made.rows.without_each(j, j)
+                with np.errstate(invalid="ignore"):  # nothing left without one input: its standard error is NaN
+                    errors[i, j - len(left)] = _jackknife(made.rows.without_each(i, j) / np.sqrt(own))
         cells.append(row)
-    return grid_of(cells, sums.n, {"estimator": estimator, "kernel": str(chosen)}, sums.precision)
+    options = {"estimator": estimator, "kernel": str(chosen)}
+    return grid_of(cells, made.sums.n, options, made.sums.precision, standard_errors=errors)
+
+
+def _jackknife(values: np.ndarray) -> float:
+    """Standard error from the values without each input (Tukey 1958)."""
+    n = len(values)
+    return math.sqrt((n - 1) / n * float(((values - values.mean()) ** 2).sum()))
 
 
 def _checked(
@@ -206,12 +204,36 @@ def _checked(
     right = [as_rows(y, function=function, name="y") for y in ys]
     for rows in right + left:
         same_inputs(left[0], rows, function=function)
-    least = 4 if estimator == "debiased" else 2
+    least = LEAST_ROWS[estimator]
     if len(left[0]) < least:
         raise ValueError(
             f"[{function}] expected x with at least {least} rows for the {estimator} estimator, got {len(left[0])}"
         )
     return (left, right), chosen
+
+
+@dataclass(frozen=True)
+class _Made:
+    """The sums of all matrices, what chance needs beside them, and what leaving out an input needs."""
+
+    sums: HsicSums
+    thirds: list[ThirdMoments]
+    rows: RowTerms | None
+
+    def null(self, p: int, q: int, estimator: str) -> Null:
+        """The law of the inner product of matrices p and q over all relabellings."""
+        sums, n = self.sums, self.sums.n
+        if n < 4:
+            return Null(math.nan, math.nan)
+        a, b = self.thirds[p], self.thirds[q]
+        skewness = trace_product_skewness(n, a.triangles, a.cubes, b.triangles, b.cubes)
+        if estimator == "debiased":  # U-centred matrices have a zero diagonal
+            exact = trace_product_moments(n, 0.0, sums.debiased[p, p], 0.0, 0.0, sums.debiased[q, q], 0.0)
+        else:
+            exact = trace_product_moments(
+                n, sums.trace[p], sums.biased[p, p], sums.squares[p], sums.trace[q], sums.biased[q, q], sums.squares[q]
+            )
+        return Null(exact.mean, exact.sd, 0.0 if math.isnan(skewness) else skewness)
 
 
 def _sums(
@@ -220,26 +242,48 @@ def _sums(
     estimator: str,
     kernel: Kernel,
     function: str,
+    jackknife: bool,
     threads: int | None,
     block_rows: int | None,
     progress: Progress | None,
-) -> HsicSums:
+) -> _Made:
     count = thread_count(threads, function=function)
     if block_rows is not None:
         whole_number(block_rows, "block_rows", function=function)
     rows = [*left, *right]
-    sigmas = None
-    if isinstance(kernel, RBF):
-        sigmas = [kernel.bandwidth(one, function=function, threads=count) for one in rows]
-    elif max(one.depth for one in rows) <= len(rows[0]):
+    if jackknife and len(rows[0]) < LEAST_ROWS[estimator] + 1:
+        raise ValueError(
+            f"[{function}] expected {rows[0].name} with at least {LEAST_ROWS[estimator] + 1} rows for the jackknife, "
+            f"got {len(rows[0])}"
+        )
+    if kernel == Linear() and max(one.depth for one in rows) <= len(rows[0]):
         sums = reductions.feature_sums(rows, len(left), function=function, threads=count, progress=progress)
         # Where one input outweighs all others, the debiased form is a difference of nearly equal sums; the tiles,
         # which leave the diagonal out, do not have to take it.
         if estimator == "biased" or (np.diag(sums.debiased) > sums.rounding).all():
-            return sums
-    return reductions.kernel_sums(
-        rows, len(left), sigmas, function=function, threads=count, block_rows=block_rows, progress=progress
+            terms = None
+            if jackknife:
+                terms = reductions.feature_row_terms(rows, len(left), estimator, function=function, threads=count)
+            return _Made(sums, [reductions.third_moments(one, kernel) for one in rows], terms)
+
+    def typical(one: Rows, leaf: Bandwidth) -> float:
+        return reductions.median_distance(
+            one, distance=leaf.distance, sample=leaf.sample, function=function, threads=count, block_rows=block_rows
+        )
+
+    kernels = [kernel.resolve(functools.partial(typical, one)) for one in rows]
+    sums, terms = reductions.kernel_sums(
+        rows,
+        len(left),
+        kernels,
+        function=function,
+        threads=count,
+        block_rows=block_rows,
+        progress=progress,
+        row_terms=estimator if jackknife else None,
     )
+    thirds = [reductions.third_moments(one, own) for one, own in zip(rows, kernels, strict=True)]
+    return _Made(sums, thirds, terms)
 
 
 def _inner(sums: HsicSums, estimator: str, names: list[Rows], function: str) -> np.ndarray:
@@ -258,14 +302,3 @@ def _inner(sums: HsicSums, estimator: str, names: list[Rows], function: str) -> 
                 f"got zero variance up to rounding: in the {estimator} form every pair of inputs looks equally alike"
             )
     return inner
-
-
-def _statistic_null(sums: HsicSums, p: int, q: int, estimator: str) -> Null:
-    n = sums.n
-    if n < 4:
-        return Null(math.nan, math.nan)
-    if estimator == "debiased":  # U-centred matrices have a zero diagonal
-        return trace_product_moments(n, 0.0, sums.debiased[p, p], 0.0, 0.0, sums.debiased[q, q], 0.0)
-    return trace_product_moments(
-        n, sums.trace[p], sums.biased[p, p], sums.squares[p], sums.trace[q], sums.biased[q, q], sums.squares[q]
-    )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from types import MappingProxyType
 from typing import Any, NoReturn
 
 import numpy as np
 
-from ..calibration import Null, normal_p
+from ..arguments import positive_number
+from ..calibration import Null
 
 
 class Similarity(float):
@@ -28,15 +30,16 @@ class Similarity(float):
     options: the measure's own (estimator and kernel, or metric and k), read-only; ``estimator`` and ``kernel`` are at
         hand too.
     precision: the arithmetic of the pair work: "float64", or "float32" (tiles in float32, sums exact).
-    null: mean and sd of the value when the inputs of one side are relabelled at random. Exact over all relabellings for
-        cka, hsic and mutual_knn (``null_from`` "all relabellings"), sampled for cknna (``null_from`` "200
+    null: the law of the value when the inputs of one side are relabelled at random: mean, sd and skewness. Exact over
+        all relabellings for cka, hsic and mutual_knn (``null_from`` "all relabellings"; the skewness, which only p
+        takes, from 255 inputs where there are more, and unknown for mutual_knn), sampled for cknna (``null_from`` "200
         relabellings").
     z: how many of these sds the value lies above chance; NaN where chance does not vary.
-    p: one-sided, for "no more alike than chance". ``p_from`` "normal": from z. The mean and sd are right, but the tail
-        of the relabellings is longer than that of the normal distribution, so that small values of p are too small with
-        few dimensions (about d < 10) or few neighbours (k <= 2); ask the neighbour measures for ``permutations`` there.
-        ``p_from`` "permutations": the add-one share of the relabellings drawn that reach the value, at least 1 / (1 +
-        permutations).
+    p: one-sided, for "no more alike than chance". ``p_from`` "pearson": from mean, sd and skewness by Pearson's third
+        law. "normal": without the skewness, too small in the tail with few dimensions (about d < 10) or few neighbours
+        (k <= 2); ask the neighbour measures for ``permutations`` there. "permutations": the add-one share of the
+        relabellings drawn that reach the value, at least 1 / (1 + permutations).
+    standard_error: by the jackknife over inputs; None where it was not asked for.
     """
 
     measure: str
@@ -47,6 +50,7 @@ class Similarity(float):
     null_from: str
     p: float
     p_from: str
+    standard_error: float | None
 
     def __new__(
         cls,
@@ -59,6 +63,7 @@ class Similarity(float):
         null_from: str,
         p: float,
         p_from: str,
+        standard_error: float | None = None,
     ) -> Similarity:
         self = super().__new__(cls, value)
         self.__dict__.update(
@@ -70,6 +75,7 @@ class Similarity(float):
             null_from=null_from,
             p=p,
             p_from=p_from,
+            standard_error=standard_error,
         )
         return self
 
@@ -90,6 +96,34 @@ class Similarity(float):
     def z(self) -> float:
         return self.null.z(self.value)
 
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """The confidence interval over inputs: the value and its jackknife standard error, normally distributed.
+
+        Raises
+        ------
+        ValueError: the standard error was not asked for, or ``level`` is not between 0 and 1.
+        """
+        if self.standard_error is None:
+            raise ValueError(f"[Similarity] expected a {self.measure} with a standard error; ask for jackknife=True")
+        half = self.standard_error * NormalDist().inv_cdf(0.5 + _share(level, "level") / 2)
+        return self.value - half, self.value + half
+
+    def calibrated(self, alpha: float = 0.05) -> float:
+        """How far the value lies between chance and 1: (value - t) / (1 - t), but 0 below t.
+
+        t is the 1 - alpha quantile of chance.
+
+        Raises
+        ------
+        ValueError: a measure without a largest value of 1, chance that does not vary, or ``alpha`` not between 0 and 1.
+        """
+        if self.measure == "hsic":
+            raise ValueError("[Similarity] expected a measure whose largest value is 1, got hsic")
+        if not self.null.sd > 0:
+            raise ValueError("[Similarity] expected chance that varies, got an sd of zero or NaN")
+        threshold = self.null.quantile(1 - _share(alpha, "alpha"))
+        return max((self.value - threshold) / (1 - threshold), 0.0)
+
     @property
     def estimator(self) -> str:
         """The estimator, of measures that have one."""
@@ -106,16 +140,18 @@ class Similarity(float):
         return self.options[name]
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as one flat dict of plain values, ready for a row of a table."""
+        """Everything as one flat dict of plain values, ready for a row of a table; a standard error if there is one."""
         return {
             "measure": self.measure,
             "value": self.value,
             "null_mean": self.null.mean,
             "null_sd": self.null.sd,
+            "null_skewness": self.null.skewness,
             "null_from": self.null_from,
             "z": self.z,
             "p": self.p,
             "p_from": self.p_from,
+            **({} if self.standard_error is None else {"standard_error": self.standard_error}),
             "n": self.n,
             "precision": self.precision,
             **self.options,
@@ -137,7 +173,9 @@ class Grid:
     values: np.ndarray
     null_mean: np.ndarray
     null_sd: np.ndarray
+    null_skewness: np.ndarray
     p: np.ndarray
+    standard_error: np.ndarray | None
     n: int
     options: dict[str, Any]
     precision: str
@@ -150,9 +188,11 @@ class Grid:
 
     def at(self, i: int, j: int, measure: str) -> Similarity:
         """The pair (i, j) as a result of its own."""
-        value, mean, sd, p = (float(array[i, j]) for array in (self.values, self.null_mean, self.null_sd, self.p))
+        numbers = (self.values, self.null_mean, self.null_sd, self.null_skewness, self.p, self.standard_error)
+        value, mean, sd, skewness, p, *error = (float(array[i, j]) for array in numbers if array is not None)
+        null = Null(mean, sd, skewness)
         return Similarity(
-            value, measure, self.n, self.options, self.precision, Null(mean, sd), self.null_from, p, self.p_from
+            value, measure, self.n, self.options, self.precision, null, self.null_from, p, self.p_from, *error
         )
 
 
@@ -163,15 +203,25 @@ def grid_of(
     precision: str,
     *,
     null_from: str = "all relabellings",
+    standard_errors: np.ndarray | None = None,
 ) -> Grid:
-    """A grid from (value, null, p) of every pair; p None, in all of them, is taken from the null and the normal law."""
+    """A grid from (value, null, p) of every pair; p None, in all of them, is taken from the null.
+
+    ``standard_errors`` are [L1, L2], or None where they were not asked for.
+    """
     shape = (len(cells), len(cells[0]))
-    arrays = [np.empty(shape) for _ in range(4)]
+    arrays = [np.empty(shape) for _ in range(5)]
     for i, row in enumerate(cells):
         for j, (value, null, p) in enumerate(row):
-            entry = (value, null.mean, null.sd, normal_p(null.z(value)) if p is None else p)
+            entry = (value, null.mean, null.sd, null.skewness, null.p(value) if p is None else p)
             for array, number in zip(arrays, entry, strict=True):
                 array[i, j] = number
-    p_from = "normal" if cells[0][0][2] is None else "permutations"
-    values, mean, sd, ps = arrays
-    return Grid(values, mean, sd, ps, n, options, precision, null_from, p_from)
+    values, mean, sd, skewness, ps = arrays
+    p_from = "permutations" if cells[0][0][2] is not None else "pearson" if skewness.any() else "normal"
+    return Grid(values, mean, sd, skewness, ps, standard_errors, n, options, precision, null_from, p_from)
+
+
+def _share(value: Any, name: str) -> float:
+    if not 0 < positive_number(value, name, function="Similarity") < 1:
+        raise ValueError(f"[Similarity] expected {name} between 0 and 1, got {value!r}")
+    return float(value)

@@ -2,8 +2,20 @@
 
 from .distances import median_distance
 from .feature_space import feature_sums
+from .leave_one_out import feature_row_terms
 from .neighbours import nearest
-from .sums import HsicSums
+from .sums import HsicSums, RowTerms
+from .third_moments import ThirdMoments, third_moments
 from .tiles import kernel_sums
 
-__all__ = ["HsicSums", "feature_sums", "kernel_sums", "median_distance", "nearest"]
+__all__ = [
+    "HsicSums",
+    "RowTerms",
+    "ThirdMoments",
+    "feature_row_terms",
+    "feature_sums",
+    "kernel_sums",
+    "median_distance",
+    "nearest",
+    "third_moments",
+]

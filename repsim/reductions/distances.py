@@ -6,52 +6,116 @@ import math
 
 import numpy as np
 
+from .. import _core, blocks
+from ..arguments import Progress
 from ..arrays import Rows
-from .centre import evenly_spaced, robust_centre
+from .centre import Packer, evenly_spaced, power_of_two_below, robust_centre
 from .feature_space import FEATURE_ROWS, blas
 
 _EPS64 = float(np.finfo(np.float64).eps)
 
-
-def squared_distances(x: np.ndarray) -> np.ndarray:
-    norms = (x * x).sum(axis=1)
-    squared = x @ x.T
-    squared *= -2
-    squared += norms
-    squared += norms[:, None]
-    return squared
+IN_MEMORY = 2048  # inputs whose distances are found at once, in float64
+BINS = 2**18  # neighbouring float32 values that one traversal tells apart
+COARSE = 14  # bits dropped where all 2^31 values are to fit the bins
 
 
-def median_distance(rows: Rows, *, sample: int, function: str, threads: int) -> float:
-    """Median Euclidean distance over the pairs i < j of at most ``sample`` evenly spaced rows.
+def median_distance(
+    rows: Rows,
+    *,
+    distance: str = "euclidean",
+    sample: int | None = None,
+    function: str,
+    threads: int,
+    block_rows: int | None = None,
+    progress: Progress | None = None,
+) -> float:
+    """Median distance over the pairs i < j of all rows, or of ``sample`` evenly spaced ones.
+
+    Up to 2 048 rows in float64, at once. Beyond that the exact median of the float32 distances, in O(n) memory: one
+    traversal counts what lies below a bracket around the median of a sample, and every float32 value inside it; where
+    the median is not inside, a coarser count brackets it anew.
 
     Raises
     ------
     ValueError: the median is zero, because most rows are equal.
     """
     c = robust_centre(rows, function=function, threads=threads)
-    picked = evenly_spaced(len(rows), sample)
-    norms = c.squared_norms[picked]
-    squared = np.zeros((len(norms), len(norms)))
-    with blas().limit(limits=threads, user_api="blas"):
-        for start in range(0, rows.depth, FEATURE_ROWS):  # a stripe of columns at a time keeps the sample small
-            columns = slice(start, start + FEATURE_ROWS)
-            part = rows.wide(picked, columns) - c.middle[columns]
-            squared -= part @ part.T
-    squared *= 2
-    squared += norms
-    squared += norms[:, None]
-    squared[squared <= 8 * _EPS64 * (norms + norms[:, None])] = 0.0  # equal rows
-    np.fill_diagonal(squared, np.inf)
-    # Every distance stands twice, the infinite diagonal behind all of them: order statistics of pairs are every other
-    # one.
-    pairs = len(norms) * (len(norms) - 1) // 2
-    ordered = squared.ravel()
-    ordered.partition(2 * (pairs // 2))
-    high = ordered[2 * (pairs // 2)]
-    low = high if pairs % 2 else ordered[: 2 * (pairs // 2)].max()
+    few = evenly_spaced(len(rows), sample or IN_MEMORY)
+    low, high = _median_of_few(rows, c.middle, c.squared_norms[few], few, distance, threads)
+    if sample is None and len(rows) > IN_MEMORY:
+        unit = power_of_two_below(1 / math.sqrt(float(c.squared_norms.max())))
+        packer = Packer(rows, c.middle, np.broadcast_to(unit, len(rows)), threads)
+        low, high = _streamed_median(packer, distance, (low + high) / 2 * unit, block_rows, progress)
+        low, high = low / unit, high / unit
     if not low > 0:
         raise ValueError(
-            f"[{function}] expected {rows.name} whose median distance is positive, got zero; pass RBF(sigma=...)"
+            f"[{function}] expected {rows.name} whose median distance is positive, got zero; give the kernel a sigma"
         )
-    return (math.sqrt(low) + math.sqrt(high)) / 2
+    return (low + high) / 2
+
+
+def _median_of_few(
+    rows: Rows, middle: np.ndarray, norms: np.ndarray, few: slice | np.ndarray, distance: str, threads: int
+) -> tuple[float, float]:
+    """The two middle distances (one twice, where there is one) of the chosen rows, all in memory."""
+    count = len(norms)
+    if distance == "manhattan":
+        from scipy.spatial.distance import pdist
+
+        ordered = pdist(rows.wide(few) - middle, "cityblock")
+    else:
+        squared = np.zeros((count, count))
+        with blas().limit(limits=threads, user_api="blas"):
+            for start in range(0, rows.depth, FEATURE_ROWS):  # a stripe of columns at a time keeps the sample small
+                columns = slice(start, start + FEATURE_ROWS)
+                part = rows.wide(few, columns) - middle[columns]
+                squared -= part @ part.T
+        squared *= 2
+        squared += norms
+        squared += norms[:, None]
+        squared[squared <= 8 * _EPS64 * (norms + norms[:, None])] = 0.0  # equal rows
+        ordered = np.sqrt(squared[np.triu_indices(count, 1)])
+    middle_place = len(ordered) // 2
+    ordered.partition([max(middle_place - 1, 0), middle_place])
+    high = float(ordered[middle_place])
+    return (high if len(ordered) % 2 else float(ordered[middle_place - 1])), high
+
+
+def _streamed_median(
+    packer: Packer, distance: str, guess: float, block_rows: int | None, progress: Progress | None
+) -> tuple[float, float]:
+    """The two middle distances between packed rows, found from the bits of float32 numbers, which ascend with them."""
+    n = len(packer.rows)
+    pairs = n * (n - 1) // 2
+    wanted = [2 * ((pairs - 1) // 2), 2 * (pairs // 2)]  # in order, where every pair stands twice, as (i, j) and (j, i)
+    found: dict[int, int] = {}
+    value = guess if distance == "manhattan" else guess**2 / 2
+    first, coarse = max(int(np.float32(value).view(np.uint32)) - BINS // 2, 0), None
+    while True:
+        upto = _counts(packer, distance, 0, first, block_rows, progress)
+        for place in wanted:
+            if upto[0] <= place < upto[-1]:
+                found[place] = first + int(np.searchsorted(upto, place, side="right")) - 1
+        missing = [place for place in wanted if place not in found]
+        if not missing:
+            break
+        if coarse is None:  # the sample misled: a count of all values, in steps of 2^14
+            coarse = _counts(packer, distance, COARSE, 0, block_rows, progress)
+        first = (int(np.searchsorted(coarse, missing[0], side="right")) - 1) << COARSE
+    values = np.array([found[place] for place in wanted], np.uint32).view(np.float32).astype(np.float64)
+    low, high = values if distance == "manhattan" else np.sqrt(2 * values)
+    return float(low), float(high)
+
+
+def _counts(
+    packer: Packer, distance: str, dropped: int, first: int, block_rows: int | None, progress: Progress | None
+) -> np.ndarray:
+    """[BINS + 1]: how many distances have bits, without the lowest ``dropped``, below first, first + 1, and so on."""
+    n = len(packer.rows)
+    bins, below = np.zeros(BINS, np.int64), 0
+    plan = blocks.traversal(n, n, [packer.rows.depth], symmetric=True, block_rows=block_rows)
+    for done, (i, j, span) in enumerate(plan.blocks(packer.block)):
+        below += _core.distance_histogram(i, j, distance, span.as_tuple(), dropped, first, bins, packer.threads)
+        if progress:
+            progress(done + 1, len(plan))
+    return np.concatenate([[below], below + np.cumsum(bins)])

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .. import _core
-
 _EPS32 = float(np.finfo(np.float32).eps)
 
 
@@ -38,34 +36,66 @@ def asked_pairs(count: int, left: int) -> list[tuple[int, int]]:
 
 def finish(
     row_sums: np.ndarray,
-    row_bits: int,
-    limbs: np.ndarray,
+    products: np.ndarray,
     asked: Sequence[tuple[int, int]],
-    shifts: np.ndarray,
     diagonals: Sequence[np.ndarray],
+    errors: Sequence[np.ndarray],
     scales: np.ndarray,
 ) -> HsicSums:
-    """From the sums over i != j of K - shift to both centred forms, which no constant shift of K changes."""
+    """From the sums over i != j of K - shift to both centred forms, which no constant shift of K changes.
+
+    ``row_sums`` [P, n] and ``products`` [P, P] leave the diagonal out; ``diagonals`` P times [n] are of K - shift, and
+    ``errors`` such that entry (i, j) of a tile errs by about the float32 rounding of sqrt(error_i error_j). The
+    matrices are those of the kernels over ``scales`` [P].
+    """
     count, n = row_sums.shape
-    products = (limbs[..., 0].astype(np.float64) * 2.0**32 + limbs[..., 1]) / 2.0**_core.PRODUCT_BITS
-    unit = 2.0**-row_bits
     biased, debiased = np.full((2, count, count), math.nan)
     trace, squares, rounding = np.empty((3, count))
     for p, q in asked:
-        r, s = row_sums[p] * unit, row_sums[q] * unit
-        a, b = diagonals[p] - float(shifts[p]), diagonals[q] - float(shifts[q])
+        r, s = row_sums[p], row_sums[q]
+        a, b = diagonals[p], diagonals[q]
         if n > 2:
             debiased[p, q] = products[p, q] + r.sum() * s.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * float(r @ s)
-        r += a
-        s += b
+        r, s = r + a, s + b
         biased[p, q] = products[p, q] + float(a @ b) - 2 / n * float(r @ s) + r.sum() * s.sum() / n**2
         if p == q:
             centred = a - 2 / n * r + r.sum() / n**2
             trace[p], squares[p] = centred.sum(), float(centred @ centred)
-            # Every entry of a tile errs by about the float32 rounding of |x_i| |x_j|, independently.
-            norms = diagonals[p]
-            rounding[p] = (2 * _EPS32) ** 2 * float(norms.sum() ** 2 - norms @ norms)
+            error = errors[p]  # independent from entry to entry
+            rounding[p] = (2 * _EPS32) ** 2 * float(error.sum() ** 2 - error @ error)
     scale = np.outer(scales, scales)
     return HsicSums(
         n, biased * scale, debiased * scale, trace * scales, squares * scales**2, rounding * scales**2, "float32"
     )
+
+
+@dataclass(frozen=True)
+class RowTerms:
+    """What each input adds to the sums of P matrices, so that the sums without it follow.
+
+    With v = the row sums without the diagonal (debiased), or with it (biased): ``vectors`` [P, n] = v, ``products``
+    [P, P] and ``pair_sums`` [P, P, n] = sum_j (K_p K_q)_ij entry by entry, and ``through`` [P, P, n] = sum_j (K_p)_ij
+    v_q[j] leave the diagonal out; ``diagonals`` are P times [n]. ``scales`` [P] gives the kernels back their size.
+    """
+
+    estimator: str
+    vectors: np.ndarray
+    diagonals: Sequence[np.ndarray]
+    products: np.ndarray
+    pair_sums: np.ndarray
+    through: np.ndarray
+    scales: np.ndarray
+
+    def without_each(self, p: int, q: int) -> np.ndarray:
+        """[n]: sum_ij of the product of both centred matrices over the n - 1 inputs that are left without input i."""
+        v, w, pair = self.vectors[p], self.vectors[q], self.pair_sums[p, q]
+        left = len(v) - 1
+        product = float(self.products[p, q]) - 2 * pair
+        across = float(v @ w) - v * w - self.through[p, q] - self.through[q, p] + pair
+        total_v, total_w = float(v.sum()) - 2 * v, float(w.sum()) - 2 * w
+        scale = float(self.scales[p] * self.scales[q])
+        if self.estimator == "debiased":
+            return scale * (product + total_v * total_w / ((left - 1) * (left - 2)) - 2 / (left - 2) * across)
+        a, b = self.diagonals[p], self.diagonals[q]  # an input takes its row, its column, and once its diagonal entry
+        product = product + float(a @ b) - a * b
+        return scale * (product + (total_v + a) * (total_w + b) / left**2 - 2 / left * across)

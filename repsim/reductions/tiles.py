@@ -3,89 +3,88 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from .. import _core, blocks
 from ..arguments import Progress
 from ..arrays import Rows
-from .centre import Centre, Packer, a_few, robust_centre
-from .distances import squared_distances
-from .sums import HsicSums, asked_pairs, finish
-
-# Beyond this many sigmas from the middle, float32 exponents of an RBF kernel err by more than 1e-3.
-RBF_SPREAD = 90.0
+from ..kernels import Kernel
+from .kernel_blocks import KernelBlocks, prepare
+from .sums import HsicSums, RowTerms, asked_pairs, finish
 
 
 def kernel_sums(
     matrices: Sequence[Rows],
     left: int,
-    sigmas: Sequence[float] | None,
+    kernels: Sequence[Kernel],
     *,
     function: str,
     threads: int,
     block_rows: int | None = None,
     progress: Progress | None = None,
-) -> HsicSums:
+    row_terms: str | None = None,
+) -> tuple[HsicSums, RowTerms | None]:
     """HSIC sums of P kernel matrices that are never stored; O(n) memory, cost n^2 sum(d) flop.
 
-    ``sigmas``: bandwidths of RBF kernels, or None for linear kernels. Tiles are float32, sums exact integers of them.
+    ``kernels``: one for each of the matrices, every bandwidth a number. Tiles are float32, sums exact integers of them.
+    ``row_terms`` names the estimator for which leaving one input out is asked: a second traversal, O(n P^2) memory.
     """
     n, count = len(matrices[0]), len(matrices)
-    centres = [robust_centre(rows, function=function, threads=threads) for rows in matrices]
-    if sigmas is None:
-        units = [c.unit for c in centres]
-        shifts = [0.0] * count
-    else:
-        units = [1 / sigma for sigma in sigmas]
-        shifts = [_mean_rbf(rows, c, sigma, function) for rows, c, sigma in zip(matrices, centres, sigmas, strict=True)]
-    packers = [
-        Packer(rows, c.middle, np.broadcast_to(unit, n), threads)
-        for rows, c, unit in zip(matrices, centres, units, strict=True)
+    made = [
+        prepare(rows, kernel, function=function, threads=threads)
+        for rows, kernel in zip(matrices, kernels, strict=True)
     ]
     row_bits = min(50, 62 - math.ceil(math.log2(n)))
     row_sums = np.zeros((count, n), np.int64)
     products = np.zeros((count, count, 2), np.int64)
+    passes = 1 if row_terms is None else 2
+    for pairs, span in _traverse(made, n, block_rows, passes, 0, progress):
+        _core.kernel_sums(pairs, left, span, row_bits, row_sums, products, threads)
 
-    kernel = "linear" if sigmas is None else "rbf"
-    plan = blocks.traversal(n, n, [rows.depth for rows in matrices], symmetric=True, block_rows=block_rows)
-    held: tuple[int, list[Any]] = (-1, [])
-    for done, span in enumerate(plan):
-        if held[0] != span.first_i:
-            held = (span.first_i, [packer.block(span.first_i, span.rows_i) for packer in packers])
-        block_i = held[1]
-        same = span.first_j == span.first_i
-        block_j = block_i if same else [packer.block(span.first_j, span.rows_j) for packer in packers]
-        pairs = [(i, j, kernel, shift) for i, j, shift in zip(block_i, block_j, shifts, strict=True)]
-        _core.kernel_sums(pairs, left, span.as_tuple(), row_bits, row_sums, products, threads)
-        if progress:
-            progress(done + 1, len(plan))
+    asked = asked_pairs(count, left)
+    diagonals, errors = [one.diagonal for one in made], [one.error for one in made]
+    rows = row_sums * 2.0**-row_bits
+    del row_sums
+    whole = (products[..., 0].astype(np.float64) * 2.0**32 + products[..., 1]) / 2.0**_core.PRODUCT_BITS
+    scales = np.array([one.scale for one in made])
+    sums = finish(rows, whole, asked, diagonals, errors, scales)
+    if row_terms is None:
+        return sums, None
 
-    scales = np.array([unit**-2 if sigmas is None else 1.0 for unit in units])
-    norms = [
-        c.squared_norms * unit**2 if sigmas is None else np.ones(n) for c, unit in zip(centres, units, strict=True)
-    ]
-    return finish(row_sums, row_bits, products, asked_pairs(count, left), np.array(shifts, np.float32), norms, scales)
+    exact = rows if row_terms == "debiased" else rows + np.array(diagonals)
+    largest = np.array([_power_of_two_above(float(np.abs(v).max())) for v in exact])
+    vectors = (exact / largest[:, None]).astype(np.float32)
+    pair_sums, vector_sums = np.zeros((2, count, count, n), np.int64)
+    for pairs, span in _traverse(made, n, block_rows, passes, 1, progress):
+        _core.kernel_row_terms(pairs, left, span, row_bits, vectors, pair_sums, vector_sums, threads)
+    unit = 2.0**-row_bits
+    through = vector_sums * (unit * largest[None, :, None])
+    return sums, RowTerms(row_terms, exact, diagonals, whole, pair_sums * unit, through, scales)
 
 
-def _mean_rbf(rows: Rows, c: Centre, sigma: float, function: str) -> float:
-    """About the mean of the kernel matrix off its diagonal: a shift that keeps the streamed sums small.
+def _traverse(
+    made: Sequence[KernelBlocks], n: int, block_rows: int | None, passes: int, number: int, progress: Progress | None
+) -> Iterator[tuple[list, tuple[int, int, int, int]]]:
+    """The matrices between every two blocks, and where these lie; one of ``passes`` traversals that are counted."""
+    depths = [depth for one in made for depth in one.depths]
+    plan = blocks.traversal(n, n, depths, symmetric=True, block_rows=block_rows)
 
-    Warns where float32 cannot tell distances apart at the scale of sigma: rows that lie too many sigmas from the
-    middle.
-    """
-    far = int(np.count_nonzero(c.squared_norms > (RBF_SPREAD * sigma) ** 2))
-    if far > 1:  # a single far row is far from all others whatever its rounding
-        warnings.warn(
-            f"[{function}] sigma {sigma:.3g} is small for {rows.name}: {far} of {len(rows)} rows lie more "
-            f"than {RBF_SPREAD:g} sigmas from the middle, where float32 exponents between them err by more than 1e-3",
-            RuntimeWarning,
-            stacklevel=5,
+    def packed(first: int, count: int) -> list:
+        return [one.block(first, count) for one in made]
+
+    for done, (i, j, span) in enumerate(plan.blocks(packed)):
+        yield (
+            [
+                one.matrix(own_i, span.first_i, own_j, span.first_j)
+                for one, own_i, own_j in zip(made, i, j, strict=True)
+            ],
+            span.as_tuple(),
         )
-    sample = (a_few(rows) - c.middle) / sigma
-    squared = squared_distances(sample)
-    kernel = np.exp(-0.5 * squared)
-    return float((kernel.sum() - np.trace(kernel)) / (len(kernel) * (len(kernel) - 1)))
+        if progress:
+            progress(number * len(plan) + done + 1, passes * len(plan))
+
+
+def _power_of_two_above(x: float) -> float:
+    return math.ldexp(1.0, math.frexp(x)[1]) if x > 0 else 1.0
