@@ -25,14 +25,17 @@ from repsim.records import RunError, write_atomic  # noqa: E402
 from . import machine, profile  # noqa: E402
 from .contest import Case, ContestError, Op, Outcome, Terms, compete  # noqa: E402
 from .gemm import GEMM  # noqa: E402
-from .growth import GROWTH, measure  # noqa: E402
+from .growth import GROWTH, measure, sizes  # noqa: E402
 from .kernel_sums import KERNEL_SUMS  # noqa: E402
 from .linear_cka import LINEAR_CKA  # noqa: E402
 from .nearest import NEAREST  # noqa: E402
 from .tables import growth_table, more_neighbours, show, table  # noqa: E402
 
-OPS: dict[str, Op] = {op.name: op for op in (NEAREST, KERNEL_SUMS, LINEAR_CKA)}
-PARTS = (*OPS, "growth", "profile")
+PARTS: dict[str, tuple[Op, ...]] = {
+    **{op.name: (op,) for op in (NEAREST, KERNEL_SUMS, LINEAR_CKA)},
+    "growth": GROWTH,
+    "profile": profile.PROFILED,
+}
 METHOD = """\
 Each library runs in a process of its own on the same float32 inputs. Times: medians over calls (repeats: {repeats},
 or as many as stand beside the time), after a warm-up, in turns, caches flushed and {pause:g} s of rest before each.
@@ -97,20 +100,13 @@ class Run:
 
     def add(self, part: str) -> None:
         """Measure one of ``PARTS``."""
-        if part == "growth":
-            for op in GROWTH:
-                self._grow(op)
-        elif part == "profile":
-            for op in profile.PROFILED:
-                for case in self._cases(op):
-                    text, failure = profile.profile(op, case, self._terms)
-                    self._add(op, case, text, failure)
-        else:
-            self._contend(OPS[part])
+        way = {"growth": self._grow, "profile": self._profile}.get(part, self._contend)
+        for op in PARTS[part]:
+            way(op)
 
     def _contend(self, op: Op) -> None:
         measured: list[tuple[Case, Sequence[Outcome]]] = []
-        for case in self._cases(op):
+        for case in cases_of(op, self._options):
             rate = self._gemm(op.gemm)
             outcomes = compete(op, case, self._terms)
             measured.append((case, outcomes))
@@ -118,11 +114,16 @@ class Run:
         self.sections += filter(None, [more_neighbours(op, measured)])
 
     def _grow(self, op: Op) -> None:
-        for case in self._cases(op):
+        for case in cases_of(op, self._options):
             rate = self._gemm(op.gemm)
             measured = measure(op, case, self._terms)
             failure = next((outcomes[0].note for _, outcomes in measured if outcomes[0].note), "")
             self._add(op, case, growth_table(op, measured, rate, self._options.repeats), failure)
+
+    def _profile(self, op: Op) -> None:
+        for case in cases_of(op, self._options):
+            text, failure = profile.profile(op, case, self._terms)
+            self._add(op, case, text, failure)
 
     def _add(self, op: Op, case: Case, text: str, failure: str) -> None:
         self.sections.append(text)
@@ -140,15 +141,15 @@ class Run:
             self.gemm_sections.append(text)
         return self._rates[precision]
 
-    def _cases(self, op: Op) -> list[Case]:
-        """Those of the operation, with the sizes that were asked for in place of theirs, each once."""
-        options = self._options
-        asked = [
-            Case(n, options.d or case.d, case.k and (options.k or case.k))
-            for case in op.cases
-            for n in (options.n or [case.n])
-        ]
-        return list(dict.fromkeys(asked))
+
+def cases_of(op: Op, options: argparse.Namespace) -> list[Case]:
+    """Those of the operation, with the sizes that were asked for in place of theirs, each once."""
+    asked = [
+        Case(n, options.d or case.d, case.k and (options.k or case.k))
+        for case in op.cases
+        for n in (options.n or [case.n])
+    ]
+    return list(dict.fromkeys(asked))
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -158,11 +159,18 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--k", type=_at_least(1), help="neighbours, in place of those of every case")
     parser.add_argument("--repeats", type=_at_least(1), default=5, help="timed calls per library (default: 5)")
     parser.add_argument("--pause", type=_pause, default=0.5, help="seconds of rest before each (default: 0.5)")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="some parts instead of all")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="some parts instead of all")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the results there, too")
     options = parser.parse_args(arguments)
     if options.markdown and (options.markdown.is_dir() or not os.access(options.markdown.parent, os.W_OK)):
         parser.error(f"argument --markdown: cannot write {options.markdown}")
+    for part in options.only:
+        for case in (case for op in PARTS[part] for case in cases_of(op, options)):
+            fewest = min(size.n for size in sizes(case)) if part == "growth" else case.n
+            if fewest <= case.k:
+                parser.error(
+                    f"argument --k: expected fewer neighbours than rows, got k = {case.k}, n = {fewest} ({part})"
+                )
     return options
 
 

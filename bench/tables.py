@@ -124,8 +124,8 @@ def _dropped(outcomes: Sequence[Outcome]) -> str:
     left = "an unknown share" if math.isnan(cached) else f"at most {cached:.0%}"
     return (
         f"Before each call the files were dropped from the page cache (fsync, POSIX_FADV_DONTNEED, while no process "
-        f"mapped them): {left} of the pages looked at (RWF_NOWAIT) was still there. What the disk or a hypervisor "
-        f"keeps cannot be dropped. Peak memory counts mapped pages of the files."
+        f"mapped them): {left} of their pages was still in memory (mincore). What the disk or a hypervisor keeps "
+        f"cannot be dropped. Peak memory counts mapped pages of the files."
     )
 
 
