@@ -2,6 +2,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
@@ -11,6 +12,7 @@
 #include <optional>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "ops.h"
@@ -156,6 +158,45 @@ void pack_rows(AnyRows x, const std::string& dtype, std::optional<Vector<const d
   nb::gil_scoped_release release;
   repsim::pack_rows(rows, shift ? shift->data() : nullptr, scale.data(), offset ? offset->data() : nullptr,
                     panels.data(), halves.data(), threads);
+}
+
+using Lifted = nb::ndarray<double, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+
+void check_lifted(const Lifted& panels, int64_t entries) {
+  expect(static_cast<int64_t>(panels.shape(0)) == (entries + 47) / 48 * 3 && panels.shape(2) == repsim::kPanel,
+         "panels: expected [3 ceil((depth + 2) / 48), room, 16]");
+  expect(reinterpret_cast<uintptr_t>(panels.data()) % 64 == 0, "panels: expected memory aligned to 64 bytes");
+}
+
+std::pair<int64_t, double> lift_rows(AnyRows x, const std::string& dtype, Vector<const double> shift, int64_t first,
+                                     Lifted panels, int threads) {
+  const repsim::Source rows = source(x, dtype);
+  expect(static_cast<int64_t>(shift.shape(0)) == rows.depth, "shift: expected one number per column");
+  check_lifted(panels, rows.depth + 2);
+  const int64_t room = static_cast<int64_t>(panels.shape(1));
+  expect(first >= 0 && rows.rows <= room - first, "panels: expected room for the rows");
+  double largest = 0;
+  nb::gil_scoped_release release;
+  const int64_t bad = repsim::lift_rows(rows, shift.data(), first, panels.data(), room, &largest, threads);
+  return {bad, largest};
+}
+
+void feature_products(const std::vector<std::tuple<Lifted, Lifted, Matrix<double>>>& matrices, int64_t rows,
+                      int threads) {
+  expect(!matrices.empty(), "pairs: expected at least one");
+  const int64_t room = static_cast<int64_t>(std::get<0>(matrices[0]).shape(1));
+  expect(rows > 0 && rows <= room, "rows: expected some of the rows of the panels");
+  std::vector<repsim::LiftedPair> pairs;
+  for (const auto& [left, right, products] : matrices) {
+    const int64_t down = static_cast<int64_t>(products.shape(0)), across = static_cast<int64_t>(products.shape(1));
+    check_lifted(left, down);
+    check_lifted(right, across);
+    expect(static_cast<int64_t>(left.shape(1)) == room && static_cast<int64_t>(right.shape(1)) == room,
+           "panels: expected one room");
+    pairs.push_back({left.data(), right.data(), down, across, products.data()});
+  }
+  nb::gil_scoped_release release;
+  repsim::feature_products(pairs.data(), static_cast<int64_t>(pairs.size()), room, rows, threads);
 }
 
 repsim::Kernel kernel_of(const std::string& name) {
@@ -341,6 +382,10 @@ NB_MODULE(_core, m) {
         "products"_a.noconvert(), "threads"_a);
   m.def("pack_rows", &pack_rows, "x"_a, "dtype"_a, "shift"_a.noconvert().none(), "scale"_a.noconvert(),
         "offset"_a.noconvert().none(), "panels"_a.noconvert(), "halves"_a.noconvert(), "threads"_a);
+  m.attr("SUMMED_ROWS") = repsim::kSummedRows;
+  m.def("lift_rows", &lift_rows, "x"_a, "dtype"_a, "shift"_a.noconvert(), "first"_a, "panels"_a.noconvert(),
+        "threads"_a);
+  m.def("feature_products", &feature_products, "pairs"_a.noconvert(), "rows"_a, "threads"_a);
   m.def("kernel_sums", &kernel_sums, "matrices"_a, "left"_a, "range"_a, "row_bits"_a, "row_sums"_a.noconvert(),
         "products"_a.noconvert(), "threads"_a);
   m.def("kernel_row_terms", &kernel_row_terms, "matrices"_a, "left"_a, "range"_a, "row_bits"_a, "vectors"_a.noconvert(),

@@ -46,6 +46,31 @@ void pack_rows(const Source& x, const double* shift /* [depth] or null */, const
                const double* offset /* [depth] or null */, float* panels /* [ceil(rows / 192) * 12, depth, 16] */,
                float* halves /* [rows] */, int threads);
 
+// Lifted rows: z = (x', 1, |x'|^2) with x' = x - shift, all in float64. Products of two lifted matrices hold X'Y, both
+// sums of rows and every sum of squared norms at once: what moving the origin and centring need is in them.
+//   panels[p][first + i][r] = z_i[16 p + r], zero beyond z
+// with panels of 16 entries of z, in whole threes: 3 ceil((depth + 2) / 48) of them; aligned to 64 bytes. `largest` =
+// max_i |x'_i|^2. Returns the first row with a NaN or an infinity, or -1. Cost: one pass over the rows.
+int64_t lift_rows(const Source& x, const double* shift /* [depth] */, int64_t first,
+                  double* panels /* [3 ceil((depth + 2) / 48), room, 16] */, int64_t room, double* largest,
+                  int threads);
+
+// Two matrices of lifted rows.
+struct LiftedPair {
+  const double* left;   // panels
+  const double* right;  // panels; the same as left: only products[i][j], i <= j, mean anything
+  int64_t left_depth;   // entries of z
+  int64_t right_depth;
+  double* products;  // [left_depth, right_depth]
+};
+
+// products[i][j] += sum_r left_z[r][i] right_z[r][j] over the first `rows` rows of the panels. 512 rows are summed at a
+// time, in their order, and added whole: calls that begin at multiples of 512 rows give the same bits however the rows
+// are cut and whatever the threads. Cost: 2 rows left_depth right_depth flop a pair, half of that where left is right.
+void feature_products(const LiftedPair* pairs, int64_t count, int64_t room, int64_t rows, int threads);
+
+constexpr int64_t kSummedRows = 512;
+
 // One representation inside a pair of blocks.
 struct BlockPair {
   const float* rows_i;  // panels of block i

@@ -9,6 +9,7 @@ repsim.compare({"layer1": x1, "layer2": x2}, {"layer1": y1})
 
 from __future__ import annotations
 
+from . import streaming
 from .compare import Comparison, compare
 from .kernels import RBF, Cosine, Kernel, LaplacianL1, LaplacianL2, Linear, Polynomial
 from .measures.cka import angular_cka, cka, hsic
@@ -37,4 +38,5 @@ __all__ = [
     "hsic",
     "mutual_knn",
     "nearest",
+    "streaming",
 ]

@@ -1,9 +1,10 @@
-"""What every function takes: whole numbers, threads, progress."""
+"""What every function takes: whole numbers, threads, memory, progress."""
 
 from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -51,3 +52,40 @@ def positive_number(value: Any, name: str, *, function: str, or_zero: bool = Fal
         kind = "a number of at least 0" if or_zero else "a positive number"
         raise ValueError(f"[{function}] expected {name} as {kind}, got {value!r}")
     return float(value)
+
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+def memory_budget(value: int | str | None, *, function: str) -> int | None:
+    """Bytes from a number, or from text such as "512MiB" and "1.5 GB"; None stays None: each function's own default.
+
+    Raises
+    ------
+    TypeError: neither. ValueError: text of another form, or less than one byte.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+            raise TypeError(f'[{function}] expected memory as bytes or text such as "512MiB", got {value!r}')
+        return whole_number(value, "memory", function=function)
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", value, re.IGNORECASE)
+    size = float(found[1]) * _UNITS[(found[2] or "").lower()] if found else 0
+    if not size >= 1:
+        raise ValueError(f'[{function}] expected memory as bytes or text such as "512MiB" or "1GB", got {value!r}')
+    return int(size)
+
+
+def require_memory(least: int, budget: int | None, *, function: str, purpose: str) -> None:
+    """Refuse a budget that the work cannot be done in.
+
+    Raises
+    ------
+    ValueError: it says the least that is possible.
+    """
+    if budget is not None and budget < least:
+        raise ValueError(
+            f"[{function}] expected memory of at least {least} bytes ({-(-least // 2**20)}MiB) for {purpose}, "
+            f"got {budget}"
+        )

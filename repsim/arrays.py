@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import mmap
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+RESIDENT_BYTES = 8 * 2**20  # of a memory map that are held while rows are read once
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
@@ -28,6 +33,63 @@ class Rows:
     @property
     def depth(self) -> int:
         return int(self.values.shape[1])
+
+    def part(self, start: int, stop: int) -> Rows:
+        """Rows start to stop, not copied."""
+        return Rows(self.values[start:stop], self.dtype, self.name)
+
+    @functools.cached_property
+    def mapping(self) -> mmap.mmap | None:
+        """The memory map of a file that the rows lie in, if it may not be written through."""
+        base: Any = self.values
+        while base is not None and not isinstance(base, mmap.mmap):
+            base = getattr(base, "base", None)
+        # Pages of a map that can be written may hold what the file does not.
+        return base if base is not None and memoryview(base).readonly else None
+
+    @property
+    def resident_rows(self) -> int:
+        """Rows of a memory map that :meth:`sweep` holds at a time; all rows where they lie in no map."""
+        row_bytes = self.depth * self.values.itemsize
+        return max(RESIDENT_BYTES // row_bytes, 1) if self.mapping else len(self)
+
+    def sweep(self, start: int = 0, stop: int | None = None, *, multiple: int = 1) -> Iterator[tuple[int, int]]:
+        """Ranges of rows, in order, that together are start to stop; each but the last of a multiple of rows.
+
+        Memory that is no map of a file is one range. Of a map, the rows behind a range are read ahead while it is used,
+        and its own memory is given back afterwards.
+        """
+        stop = len(self) if stop is None else stop
+        if self.mapping is None:
+            yield start, stop
+            return
+        step = -(-self.resident_rows // multiple) * multiple
+        for first in range(start, stop, step):
+            last = min(first + step, stop)
+            self.prefetch(last, last + step)
+            yield first, last
+            self.release(first, last)
+
+    def prefetch(self, start: int, stop: int) -> None:
+        """Let the system begin to read rows start to stop; for memory that is no map of a file, nothing."""
+        self._advise("MADV_WILLNEED", start, min(stop, len(self)))
+
+    def release(self, start: int, stop: int) -> None:
+        """Give the memory of rows start to stop back; the file still holds them, and they can be read again."""
+        self._advise("MADV_DONTNEED", start, min(stop, len(self)))
+
+    def _advise(self, advice: str, start: int, stop: int) -> None:
+        if stop <= start or self.mapping is None or not hasattr(mmap, advice):
+            return
+        origin = np.frombuffer(self.mapping, np.uint8).ctypes.data
+        first, last = sorted(self.values[at : at + 1].ctypes.data - origin for at in (start, stop - 1))
+        # A page at the end that the next rows begin in is theirs to give back, unless there are none.
+        end = last + self.depth * self.values.itemsize
+        first -= first % mmap.PAGESIZE
+        if stop < len(self):
+            end -= end % mmap.PAGESIZE
+        if first < end:
+            self.mapping.madvise(getattr(mmap, advice), first, min(end, len(self.mapping)) - first)
 
     def wide(self, rows: slice | np.ndarray, columns: slice = slice(None)) -> np.ndarray:
         """The chosen rows and columns as a new float64 array."""

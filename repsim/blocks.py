@@ -8,6 +8,8 @@ from typing import TypeVar
 
 import numpy as np
 
+from .arguments import require_memory
+
 TILE = 192  # rows of a native tile: blocks begin at its multiples, so results do not depend on the block size
 PACKED_BUDGET = 128 * 2**20  # bytes of packed blocks held at a time
 MOST_ROWS = 8192  # so that one native call takes seconds at the most: progress, and Ctrl-C between calls
@@ -66,16 +68,40 @@ class Traversal:
             yield held[1], held[1] if same else pack(span.first_j, span.rows_j), span
 
 
-def traversal(rows: int, columns: int, depths: Sequence[int], *, symmetric: bool, block_rows: int | None) -> Traversal:
-    """A traversal whose packed blocks fit the budget, or of the given size in whole tiles, at least one."""
-    if block_rows is None:
-        block_rows = min(PACKED_BUDGET // (2 * sum(depths) * 4), MOST_ROWS)
+def traversal(
+    rows: int,
+    columns: int,
+    depths: Sequence[int],
+    *,
+    symmetric: bool,
+    block_rows: int | None,
+    memory: int | None = None,
+    function: str = "traversal",
+) -> Traversal:
+    """A traversal whose packed blocks fit the budget, or of the given size in whole tiles, at least one.
+
+    ``memory``: bytes that the packed blocks may take; a given ``block_rows`` is then the most that a block may have.
+
+    Raises
+    ------
+    ValueError: two blocks of one tile of rows do not fit in the memory.
+    """
+    row_bytes = 2 * sum(depths) * 4  # of block i and block j
+    require_memory(TILE * row_bytes, memory, function=function, purpose=f"two blocks of {TILE} rows")
+    most = MOST_ROWS if memory is None or block_rows is None else block_rows
+    if block_rows is None or memory is not None:
+        block_rows = min((PACKED_BUDGET if memory is None else memory) // row_bytes, most)
     return Traversal(rows, columns, max(block_rows // TILE, 1) * TILE, symmetric)
 
 
 def empty_panels(rows: int, depth: int) -> np.ndarray:
     """Uninitialised memory [12 ceil(rows / 192), depth, 16] for packed rows, aligned to whole vectors."""
-    shape = (-(-rows // TILE) * 12, depth, 16)
-    raw = np.empty(int(np.prod(shape)) + 16, np.float32)
-    skip = (-raw.ctypes.data % 64) // 4
-    return raw[skip : skip + int(np.prod(shape))].reshape(shape)
+    return aligned((-(-rows // TILE) * 12, depth, 16), np.float32)
+
+
+def aligned(shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    """Uninitialised memory whose first element lies at a multiple of 64 bytes."""
+    size, width = int(np.prod(shape)), np.dtype(dtype).itemsize
+    raw: np.ndarray = np.empty(size + 64 // width, dtype)
+    skip = (-raw.ctypes.data % 64) // width
+    return raw[skip : skip + size].reshape(shape)

@@ -25,10 +25,11 @@ FLOOR = {
 }
 LIBRARY = {
     "kernels": {"arguments"},
-    "blocks": {"arrays", "store"},
+    "blocks": {"arguments", "arrays", "store"},
     "reductions": {"arguments", "arrays", "store", "kernels", "blocks", "_core"},
     "calibration": {"arguments", "arrays", "store", "kernels", "blocks", "reductions"},
     "measures": {"arguments", "arrays", "store", "kernels", "blocks", "reductions", "calibration"},
+    "streaming": {"arguments", "arrays", "kernels", "reductions", "calibration", "measures"},
     "compare": {"arguments", "arrays", "store", "kernels", "blocks", "reductions", "calibration", "measures"},
 }
 STUDY: dict[str, set[str]] = {

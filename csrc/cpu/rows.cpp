@@ -9,7 +9,7 @@
 namespace repsim {
 
 namespace {
-constexpr int64_t kRowsAtATime = 1024;
+constexpr int64_t kRowsAtATime = 64;
 constexpr int64_t kColumnsAtATime = 64;
 }  // namespace
 

@@ -40,8 +40,12 @@ inline double total(const Doubles (&sum)[2]) {
 
 void multiply(const float* a, const float* b, int64_t depth, float* c) { Micro<float>::product<false>(a, b, depth, c); }
 
-void add_products(const double* a, const double* b, int64_t depth, double* c) {
-  Micro<double>::product<true>(a, b, depth, c);
+void add_products(const double* a, const double* b, int64_t panel_stride, int64_t depth, int64_t rows, int64_t columns,
+                  int64_t above, double* c) {
+  using Block = Micro<double>;
+  for (int64_t j = 0; j < columns; j += Block::kColumns)
+    for (int64_t i = 0; i < rows && i < above + j + Block::kColumns; i += Block::kRows)
+      Block::block<true>(a, b, i, j, panel_stride, depth, c);
 }
 
 #ifdef __AVX512BF16__

@@ -21,8 +21,10 @@ struct TileOps {
   // c[i][j] = a_i . b_j
   void (*multiply)(const float* a /* 12 panels */, const float* b /* 12 panels */, int64_t depth,
                    float* c /* [192, 192] */);
-  // c[i][j] += a_i . b_j in float64; panels as those of float32, [12, depth, 16]
-  void (*add_products)(const double* a, const double* b, int64_t depth, double* c /* [192, 192] */);
+  // c[i][j] += a_i . b_j in float64 for i < rows, j < columns, both rounded up to whole register blocks, and, of those,
+  // at least where i <= above + j. Panels as those of float32, [.., depth, 16], `panel_stride` doubles apart.
+  void (*add_products)(const double* a, const double* b, int64_t panel_stride, int64_t depth, int64_t rows,
+                       int64_t columns, int64_t above, double* c /* [192, 192] */);
   // c[i][j] = a_i . b_j of bfloat16 pairs, summed in float32: word t of a row holds its features 2t (lower half) and
   // 2t + 1. Null where the instruction set has no such product.
   void (*multiply_pairs)(const uint32_t* a /* [12, words, 16] */, const uint32_t* b, int64_t words, float* c);

@@ -11,8 +11,6 @@ import numpy as np
 from .. import _core, blocks
 from ..arrays import Rows
 
-_EPS64 = float(np.finfo(np.float64).eps)
-
 
 @dataclass(frozen=True)
 class Centre:
@@ -28,58 +26,52 @@ class Centre:
         return power_of_two_below((float(second or first) * float(first)) ** -0.25)
 
 
-def mean_centre(rows: Rows, *, function: str, threads: int) -> Centre:
-    """About the mean: what the closed forms of linear kernels are written for.
-
-    Raises
-    ------
-    ValueError: a row is not finite (it is named), beyond the range of squares, or all rows are equal.
-    """
-    mean = column_sums(rows, function=function, threads=threads) / len(rows)
-    norms = squared_norms(rows, mean, function=function, threads=threads)
-    # The mean of equal rows is a rounding away from them.
-    return _unless_equal(rows, Centre(mean, norms), (_EPS64 * len(rows)) ** 2 * float(mean @ mean), function)
-
-
 def robust_centre(rows: Rows, *, function: str, threads: int) -> Centre:
     """About the coordinate-wise median of some rows: one far row does not push all others away from the origin.
 
     Raises
     ------
-    ValueError: as :func:`mean_centre`.
+    ValueError: a row is not finite (it is named), beyond the range of squares, or all rows are equal.
     """
     column_sums(rows, function=function, threads=threads)  # every row is finite
     middle = np.median(a_few(rows), axis=0)
-    return _unless_equal(
-        rows, Centre(middle, squared_norms(rows, middle, function=function, threads=threads)), 0.0, function
+    norms = squared_norms(rows, middle, function=function, threads=threads)
+    if not norms.max() > 0:
+        raise equal_rows(rows, len(rows), function=function)
+    return Centre(middle, norms)
+
+
+def equal_rows(rows: Rows, count: int, *, function: str) -> ValueError:
+    return ValueError(
+        f"[{function}] expected {rows.name} whose rows differ, got zero variance (all {count} rows are equal)"
     )
-
-
-def _unless_equal(rows: Rows, found: Centre, rounding: float, function: str) -> Centre:
-    if not found.squared_norms.max() > rounding:
-        raise ValueError(
-            f"[{function}] expected {rows.name} whose rows differ, got zero variance (all {len(rows)} rows are equal)"
-        )
-    return found
 
 
 def power_of_two_below(x: float) -> float:
     return math.ldexp(1.0, math.floor(math.log2(x)))
 
 
-def column_sums(rows: Rows, *, function: str, threads: int) -> np.ndarray:
-    sums = np.empty(rows.depth)
-    bad = _core.column_sums(rows.values, rows.dtype, sums, threads)
-    if bad >= 0:
-        raise ValueError(f"[{function}] expected {rows.name} with finite values, got NaN or infinity in row {bad}")
-    if not np.isfinite(sums).all():
+def column_sums(rows: Rows, *, function: str, threads: int, first: int = 0) -> np.ndarray:
+    """[d] float64; ``first`` is the number by which an error names the first of the rows."""
+    total, sums = np.zeros(rows.depth), np.empty(rows.depth)
+    for start, stop in rows.sweep():
+        bad = _core.column_sums(rows.values[start:stop], rows.dtype, sums, threads)
+        if bad >= 0:
+            raise not_finite(rows, first + start + bad, function=function)
+        total += sums
+    if not np.isfinite(total).all():
         raise ValueError(f"[{function}] expected {rows.name} whose sums are finite in float64, got overflow")
-    return sums
+    return total
+
+
+def not_finite(rows: Rows, row: int, *, function: str) -> ValueError:
+    return ValueError(f"[{function}] expected {rows.name} with finite values, got NaN or infinity in row {row}")
 
 
 def squared_norms(rows: Rows, shift: np.ndarray | None, *, function: str, threads: int) -> np.ndarray:
     norms = np.empty(len(rows))
-    _core.squared_norms(rows.values, rows.dtype, shift, norms, threads)
+    for start, stop in rows.sweep():
+        _core.squared_norms(rows.values[start:stop], rows.dtype, shift, norms[start:stop], threads)
     longest = float(norms.max())
     if not (longest == 0 or 1e-280 < longest < 1e280):
         raise ValueError(
@@ -102,17 +94,25 @@ class Packer:
     def block(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         panels = blocks.empty_panels(count, self.rows.depth)
         halves = np.empty(count, np.float32)
-        stop = first + count
-        scale = np.ascontiguousarray(self.scale[first:stop])
-        _core.pack_rows(
-            self.rows.values[first:stop], self.rows.dtype, self.shift, scale, self.offset, panels, halves, self.threads
-        )
+        scale = np.ascontiguousarray(self.scale[first : first + count])
+        for start, stop in self.rows.sweep(first, first + count, multiple=blocks.TILE):
+            part = slice(start - first, stop - first)
+            _core.pack_rows(
+                self.rows.values[start:stop], self.rows.dtype, self.shift, scale[part], self.offset,
+                panels[_panels_before(part.start) : _panels_before(part.stop)], halves[part], self.threads,
+            )  # fmt: skip
         return panels, halves
+
+
+def _panels_before(row: int) -> int:
+    return -(-row // blocks.TILE) * (blocks.TILE // _core.PANEL)
 
 
 def a_few(rows: Rows) -> np.ndarray:
     """Up to 255 evenly spaced rows in float64, fewer where they are very wide."""
-    return rows.wide(evenly_spaced(len(rows), max(15, min(255, 2**22 // rows.depth))))
+    sample = rows.wide(evenly_spaced(len(rows), max(15, min(255, 2**22 // rows.depth))))
+    rows.release(0, len(rows))
+    return sample
 
 
 def evenly_spaced(n: int, count: int) -> np.ndarray | slice:

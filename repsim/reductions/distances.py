@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,10 +12,13 @@ from .. import _core, blocks
 from ..arguments import Progress
 from ..arrays import Rows
 from .centre import Packer, evenly_spaced, power_of_two_below, robust_centre
-from .feature_space import FEATURE_ROWS, blas
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
 
 _EPS64 = float(np.finfo(np.float64).eps)
 
+COLUMNS = 2048  # a stripe of them at a time keeps the sample small
 IN_MEMORY = 2048  # inputs whose distances are found at once, in float64
 BINS = 2**18  # neighbouring float32 values that one traversal tells apart
 COARSE = 14  # bits dropped where all 2^31 values are to fit the bins
@@ -26,6 +31,7 @@ def median_distance(
     sample: int | None = None,
     function: str,
     threads: int,
+    memory: int | None = None,
     block_rows: int | None = None,
     progress: Progress | None = None,
 ) -> float:
@@ -45,7 +51,10 @@ def median_distance(
     if sample is None and len(rows) > IN_MEMORY:
         unit = power_of_two_below(1 / math.sqrt(float(c.squared_norms.max())))
         packer = Packer(rows, c.middle, np.broadcast_to(unit, len(rows)), threads)
-        low, high = _streamed_median(packer, distance, (low + high) / 2 * unit, block_rows, progress)
+        plan = blocks.traversal(
+            len(rows), len(rows), [rows.depth], symmetric=True, block_rows=block_rows, memory=memory, function=function
+        )
+        low, high = _streamed_median(packer, distance, (low + high) / 2 * unit, plan, progress)
         low, high = low / unit, high / unit
     if not low > 0:
         raise ValueError(
@@ -66,8 +75,8 @@ def _median_of_few(
     else:
         squared = np.zeros((count, count))
         with blas().limit(limits=threads, user_api="blas"):
-            for start in range(0, rows.depth, FEATURE_ROWS):  # a stripe of columns at a time keeps the sample small
-                columns = slice(start, start + FEATURE_ROWS)
+            for start in range(0, rows.depth, COLUMNS):
+                columns = slice(start, start + COLUMNS)
                 part = rows.wide(few, columns) - middle[columns]
                 squared -= part @ part.T
         squared *= 2
@@ -82,7 +91,7 @@ def _median_of_few(
 
 
 def _streamed_median(
-    packer: Packer, distance: str, guess: float, block_rows: int | None, progress: Progress | None
+    packer: Packer, distance: str, guess: float, plan: blocks.Traversal, progress: Progress | None
 ) -> tuple[float, float]:
     """The two middle distances between packed rows, found from the bits of float32 numbers, which ascend with them."""
     n = len(packer.rows)
@@ -92,7 +101,7 @@ def _streamed_median(
     value = guess if distance == "manhattan" else guess**2 / 2
     first, coarse = max(int(np.float32(value).view(np.uint32)) - BINS // 2, 0), None
     while True:
-        upto = _counts(packer, distance, 0, first, block_rows, progress)
+        upto = _counts(packer, distance, 0, first, plan, progress)
         for place in wanted:
             if upto[0] <= place < upto[-1]:
                 found[place] = first + int(np.searchsorted(upto, place, side="right")) - 1
@@ -100,7 +109,7 @@ def _streamed_median(
         if not missing:
             break
         if coarse is None:  # the sample misled: a count of all values, in steps of 2^14
-            coarse = _counts(packer, distance, COARSE, 0, block_rows, progress)
+            coarse = _counts(packer, distance, COARSE, 0, plan, progress)
         first = (int(np.searchsorted(coarse, missing[0], side="right")) - 1) << COARSE
     values = np.array([found[place] for place in wanted], np.uint32).view(np.float32).astype(np.float64)
     low, high = values if distance == "manhattan" else np.sqrt(2 * values)
@@ -108,14 +117,19 @@ def _streamed_median(
 
 
 def _counts(
-    packer: Packer, distance: str, dropped: int, first: int, block_rows: int | None, progress: Progress | None
+    packer: Packer, distance: str, dropped: int, first: int, plan: blocks.Traversal, progress: Progress | None
 ) -> np.ndarray:
     """[BINS + 1]: how many distances have bits, without the lowest ``dropped``, below first, first + 1, and so on."""
-    n = len(packer.rows)
     bins, below = np.zeros(BINS, np.int64), 0
-    plan = blocks.traversal(n, n, [packer.rows.depth], symmetric=True, block_rows=block_rows)
     for done, (i, j, span) in enumerate(plan.blocks(packer.block)):
         below += _core.distance_histogram(i, j, distance, span.as_tuple(), dropped, first, bins, packer.threads)
         if progress:
             progress(done + 1, len(plan))
     return np.concatenate([[below], below + np.cumsum(bins)])
+
+
+@functools.lru_cache(maxsize=1)
+def blas() -> ThreadpoolController:
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()

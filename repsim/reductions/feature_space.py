@@ -1,67 +1,125 @@
-"""HSIC of linear kernels from products of features, in float64."""
+"""HSIC of linear kernels from products of features, in float64 and one pass over the rows."""
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ..arguments import Progress
-from ..arrays import Rows
-from .centre import mean_centre
+from .. import _core, blocks
+from ..arguments import Progress, require_memory
+from ..arrays import RESIDENT_BYTES, Rows
+from .moments import Centred, FeatureMoments, lifted_bytes, provisional_origin, room_for
 from .sums import HsicSums, asked_pairs
 
-if TYPE_CHECKING:
-    from threadpoolctl import ThreadpoolController
-
-# Float64 blocks; fixed, so that no choice of the caller changes the order of the additions.
-FEATURE_ROWS = 2048
+Pair = tuple[int, int]
 
 
 def feature_sums(
-    matrices: Sequence[Rows], left: int, *, function: str, threads: int, progress: Progress | None = None
+    matrices: Sequence[Rows],
+    left: int,
+    *,
+    function: str,
+    threads: int,
+    memory: int | None = None,
+    progress: Progress | None = None,
 ) -> HsicSums:
     """HSIC sums of linear kernels from d x d' products in float64, one for each of the pairs asked for.
 
-    The debiased form follows from the diagonal a_i = |x_i|^2 of the centred Gram matrix:
+    Every matrix is read once. With ``memory``, in bytes, products that do not fit at once are made in several passes,
+    each of which reads the matrices of its pairs. Memory: (d + 2) (d' + 2) float64 for every pair of a pass, at most
+    128 MiB of lifted rows (512 rows where they are wider), and 8 MiB of a memory map. Cost: 2 n d d' flop a pair, half
+    of that for a matrix with itself.
+
+    Raises
+    ------
+    ValueError: a row is not finite (it is named), all rows of a matrix are equal, their fourth powers leave the range
+        of float64, or the memory does not hold one pair.
+    """
+    n = len(matrices[0])
+    plan = _passes(matrices, asked_pairs(len(matrices), left), memory, function)
+    origins = [provisional_origin(rows) for rows in matrices]
+    steps = sum(-(-n // room) for _, room in plan)
+    found: dict[Pair, Centred] = {}
+    done = 0
+    for pairs, room in plan:
+        members = sorted({p for pair in pairs for p in pair})
+        place = {p: i for i, p in enumerate(members)}
+        moments = FeatureMoments([origins[p] for p in members], [(place[p], place[q]) for p, q in pairs], room)
+        own = [matrices[p] for p in members]
+        for start in range(0, n, room):
+            stop = min(start + room, n)
+            for rows in own:
+                rows.prefetch(stop, stop + room)  # while this block is worked on
+            moments.add([rows.part(start, stop) for rows in own], function=function, threads=threads)
+            done += 1
+            if progress:
+                progress(done, steps)
+        moments.sum_gathered(threads=threads)
+        moments.check_lengths(own, function=function)
+        found |= {(p, q): moments.centred(place[p], place[q]) for p, q in pairs}
+    return sums_of(len(matrices), found)
+
+
+def sums_of(count: int, centred: Mapping[Pair, Centred]) -> HsicSums:
+    """HSIC sums of ``count`` matrices from the centred products of pairs of them.
+
+    The biased form is |X'Y|_F^2. The debiased one follows from the diagonal a_i = |x_i|^2 of the centred Gram matrix:
     sum = |X'Y|_F^2 - n/(n-2) sum a_i b_i + sum a sum b / ((n-1)(n-2)).
     """
-    n, count = len(matrices[0]), len(matrices)
-    centres = [mean_centre(rows, function=function, threads=threads) for rows in matrices]
-    asked = asked_pairs(count, left)
-    cross = {(p, q): np.zeros((matrices[p].depth, matrices[q].depth)) for p, q in asked}
-    starts = range(0, n, FEATURE_ROWS)
-    with blas().limit(limits=threads, user_api="blas"):
-        for done, start in enumerate(starts):
-            part = slice(start, min(start + FEATURE_ROWS, n))
-            block = [(rows.wide(part) - c.middle) * c.unit for rows, c in zip(matrices, centres, strict=True)]
-            for (p, q), product in cross.items():
-                product += block[p].T @ block[q]
-            if progress:
-                progress(done + 1, len(starts))
     biased, debiased = np.full((2, count, count), math.nan)
-    rounding = np.empty(count)
-    diagonals = [c.squared_norms * c.unit**2 for c in centres]
-    for p, q in asked:
-        a, b = diagonals[p], diagonals[q]
-        square = float(np.vdot(cross[p, q], cross[p, q]))
-        scale = (centres[p].unit * centres[q].unit) ** -2
-        biased[p, q] = square * scale
+    trace, squares, rounding = np.empty((3, count))
+    n = 0
+    for (p, q), c in centred.items():
+        n = c.n
+        biased[p, q] = c.square
         if n > 2:
-            unbiased = square - n / (n - 2) * float(a @ b) + float(a.sum() * b.sum()) / ((n - 1) * (n - 2))
-            debiased[p, q] = unbiased * scale
+            debiased[p, q] = c.square - n / (n - 2) * c.sum_ab + c.sum_a * c.sum_b / ((n - 1) * (n - 2))
         if p == q:
-            rounding[p] = 1e-6 * square * scale  # a millionth left of the difference: six digits of it are gone
-    trace = np.array([c.squared_norms.sum() for c in centres])
-    squares = np.array([float(c.squared_norms @ c.squared_norms) for c in centres])
+            trace[p], squares[p] = c.sum_a, c.sum_ab
+            rounding[p] = 1e-6 * c.square  # a millionth left of the difference: six digits of it are gone
     return HsicSums(n, biased, debiased, trace, squares, rounding, "float64")
 
 
-@functools.lru_cache(maxsize=1)
-def blas() -> ThreadpoolController:
-    from threadpoolctl import ThreadpoolController
+def feature_space_flop(matrices: Sequence[Rows], left: int) -> float:
+    """What :func:`feature_sums` costs, in float32 operations: float64 ones count twice."""
+    n, depths = len(matrices[0]), [rows.depth for rows in matrices]
+    return sum(2.0 * n * depths[p] * depths[q] * (1 if p == q else 2) for p, q in asked_pairs(len(matrices), left))
 
-    return ThreadpoolController()
+
+def tiles_flop(matrices: Sequence[Rows]) -> float:
+    """What ``kernel_sums`` costs: the upper triangle of n x n products of every matrix."""
+    return float(len(matrices[0])) ** 2 * sum(rows.depth for rows in matrices)
+
+
+def _passes(
+    matrices: Sequence[Rows], asked: Sequence[Pair], memory: int | None, function: str
+) -> list[tuple[list[Pair], int]]:
+    """Pairs to be made in one pass over their matrices, and the rows that it lifts at a time."""
+
+    def depths(pairs: Sequence[Pair]) -> list[int]:
+        return [matrices[p].depth for p in {p for pair in pairs for p in pair}]
+
+    # Beside the products; the pages of one map at a time are held.
+    resident = max((min(RESIDENT_BYTES, r.values.nbytes) if r.mapping else 0) for r in matrices)
+
+    def held(pairs: Sequence[Pair]) -> int:
+        return resident + sum((matrices[p].depth + 2) * (matrices[q].depth + 2) * 8 for p, q in pairs)
+
+    def least(pairs: Sequence[Pair]) -> int:
+        return held(pairs) + lifted_bytes(depths(pairs), _core.SUMMED_ROWS)
+
+    passes: list[list[Pair]] = []
+    for pair in sorted(asked):  # those of one matrix follow each other: a pass reads few matrices
+        if memory is not None:
+            width = f"{matrices[pair[0]].depth} x {matrices[pair[1]].depth}"
+            require_memory(least([pair]), memory, function=function, purpose=f"the {width} products of features")
+        if passes and (memory is None or least([*passes[-1], pair]) <= memory):
+            passes[-1].append(pair)
+        else:
+            passes.append([pair])
+    budgets = [
+        blocks.PACKED_BUDGET if memory is None else min(blocks.PACKED_BUDGET, memory - held(pairs)) for pairs in passes
+    ]
+    return [(pairs, room_for(depths(pairs), budget)) for pairs, budget in zip(passes, budgets, strict=True)]

@@ -203,7 +203,9 @@ class _Preparation:
 
     def _project(self, shift: np.ndarray | None, vector: np.ndarray) -> np.ndarray:
         products = np.empty(len(self.rows))
-        _core.project_rows(self.rows.values, self.rows.dtype, shift, vector, products, self.threads)
+        for start, stop in self.rows.sweep():
+            part = self.rows.values[start:stop]
+            _core.project_rows(part, self.rows.dtype, shift, vector, products[start:stop], self.threads)
         return products
 
     def _rows(self) -> _Products:

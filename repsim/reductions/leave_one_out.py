@@ -7,9 +7,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ..arrays import Rows
-from .centre import mean_centre
-from .feature_space import FEATURE_ROWS, blas
+from .centre import Centre, column_sums, squared_norms
+from .distances import blas
 from .sums import RowTerms, asked_pairs
+
+ROWS = 2048  # in float64 at a time; fixed, so that no choice of the caller changes the order of the additions
 
 
 def feature_row_terms(matrices: Sequence[Rows], left: int, estimator: str, *, function: str, threads: int) -> RowTerms:
@@ -18,17 +20,20 @@ def feature_row_terms(matrices: Sequence[Rows], left: int, estimator: str, *, fu
     About the mean the rows of a linear kernel matrix sum to 0, so that without the diagonal they sum to -|x_i|^2.
     """
     n, count = len(matrices[0]), len(matrices)
-    centres = [mean_centre(rows, function=function, threads=threads) for rows in matrices]
+    centres = []
+    for rows in matrices:
+        mean = column_sums(rows, function=function, threads=threads) / n
+        centres.append(Centre(mean, squared_norms(rows, mean, function=function, threads=threads)))
     asked = asked_pairs(count, left)
     diagonals = [c.squared_norms * c.unit**2 for c in centres]
     vectors = np.array([-a for a in diagonals]) if estimator == "debiased" else np.zeros((count, n))
 
     def parts() -> Iterator[tuple[slice, list[np.ndarray]]]:
-        spans = (slice(start, min(start + FEATURE_ROWS, n)) for start in range(0, n, FEATURE_ROWS))
-        return (
-            (span, [(rows.wide(span) - c.middle) * c.unit for rows, c in zip(matrices, centres, strict=True)])
-            for span in spans
-        )
+        spans = (slice(start, min(start + ROWS, n)) for start in range(0, n, ROWS))
+        for span in spans:
+            yield span, [(rows.wide(span) - c.middle) * c.unit for rows, c in zip(matrices, centres, strict=True)]
+            for rows in matrices:
+                rows.release(span.start, span.stop)
 
     cross = {(p, q): np.zeros((matrices[p].depth, matrices[q].depth)) for p, q in asked}
     ahead = {(p, q): np.zeros(matrices[p].depth) for pair in asked for p, q in (pair, pair[::-1])}

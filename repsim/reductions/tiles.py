@@ -22,6 +22,7 @@ def kernel_sums(
     *,
     function: str,
     threads: int,
+    memory: int | None = None,
     block_rows: int | None = None,
     progress: Progress | None = None,
     row_terms: str | None = None,
@@ -39,8 +40,10 @@ def kernel_sums(
     row_bits = min(50, 62 - math.ceil(math.log2(n)))
     row_sums = np.zeros((count, n), np.int64)
     products = np.zeros((count, count, 2), np.int64)
+    depths = [depth for one in made for depth in one.depths]
+    plan = blocks.traversal(n, n, depths, symmetric=True, block_rows=block_rows, memory=memory, function=function)
     passes = 1 if row_terms is None else 2
-    for pairs, span in _traverse(made, n, block_rows, passes, 0, progress):
+    for pairs, span in _traverse(made, plan, passes, 0, progress):
         _core.kernel_sums(pairs, left, span, row_bits, row_sums, products, threads)
 
     asked = asked_pairs(count, left)
@@ -57,7 +60,7 @@ def kernel_sums(
     largest = np.array([_power_of_two_above(float(np.abs(v).max())) for v in exact])
     vectors = (exact / largest[:, None]).astype(np.float32)
     pair_sums, vector_sums = np.zeros((2, count, count, n), np.int64)
-    for pairs, span in _traverse(made, n, block_rows, passes, 1, progress):
+    for pairs, span in _traverse(made, plan, passes, 1, progress):
         _core.kernel_row_terms(pairs, left, span, row_bits, vectors, pair_sums, vector_sums, threads)
     unit = 2.0**-row_bits
     through = vector_sums * (unit * largest[None, :, None])
@@ -65,11 +68,9 @@ def kernel_sums(
 
 
 def _traverse(
-    made: Sequence[KernelBlocks], n: int, block_rows: int | None, passes: int, number: int, progress: Progress | None
+    made: Sequence[KernelBlocks], plan: blocks.Traversal, passes: int, number: int, progress: Progress | None
 ) -> Iterator[tuple[list, tuple[int, int, int, int]]]:
     """The matrices between every two blocks, and where these lie; one of ``passes`` traversals that are counted."""
-    depths = [depth for one in made for depth in one.depths]
-    plan = blocks.traversal(n, n, depths, symmetric=True, block_rows=block_rows)
 
     def packed(first: int, count: int) -> list:
         return [one.block(first, count) for one in made]

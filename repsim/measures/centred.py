@@ -1,0 +1,182 @@
+"""Inner products of centred kernel matrices: what CKA and HSIC are made of, with chance and the jackknife."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .. import reductions
+from ..arguments import Progress, memory_budget, thread_count, whole_number
+from ..arrays import Rows, as_rows, same_inputs
+from ..calibration import Null, trace_product_moments, trace_product_skewness
+from ..kernels import Bandwidth, Kernel, Linear, as_kernel
+from ..reductions import HsicSums, RowTerms, ThirdMoments
+
+LEAST_ROWS = {"debiased": 4, "biased": 2}
+ESTIMATORS = tuple(LEAST_ROWS)
+
+# Below this many operations, about a hundredth of a second, float64 costs nothing that anyone would notice.
+SMALL_FLOP = 2e9
+
+
+@dataclass(frozen=True)
+class CentredKernels:
+    """P kernel matrices over the same n inputs, centred as the estimator says.
+
+    ``inner`` [P, P]: their inner products, where they were asked for. ``thirds``: third-order sums of each, for the
+    skewness of chance, or None. ``rows``: what leaving out an input needs, where it was asked for.
+    """
+
+    estimator: str
+    sums: HsicSums
+    thirds: Sequence[ThirdMoments] | None = None
+    rows: RowTerms | None = None
+
+    @property
+    def n(self) -> int:
+        return self.sums.n
+
+    @property
+    def precision(self) -> str:
+        return self.sums.precision
+
+    @property
+    def inner(self) -> np.ndarray:
+        return self.sums.debiased if self.estimator == "debiased" else self.sums.biased
+
+    def null(self, p: int, q: int) -> Null:
+        """The law of the inner product of matrices p and q over all relabellings of the inputs of one."""
+        sums, n = self.sums, self.n
+        if n < 4:
+            return Null(math.nan, math.nan)
+        if self.estimator == "debiased":  # U-centred matrices have a zero diagonal
+            exact = trace_product_moments(n, 0.0, sums.debiased[p, p], 0.0, 0.0, sums.debiased[q, q], 0.0)
+        else:
+            exact = trace_product_moments(
+                n, sums.trace[p], sums.biased[p, p], sums.squares[p], sums.trace[q], sums.biased[q, q], sums.squares[q]
+            )
+        if self.thirds is None:
+            return exact
+        a, b = self.thirds[p], self.thirds[q]
+        skewness = trace_product_skewness(n, a.triangles, a.cubes, b.triangles, b.cubes)
+        return Null(exact.mean, exact.sd, 0.0 if math.isnan(skewness) else skewness)
+
+    def require_variance(self, names: Sequence[Rows], function: str) -> CentredKernels:
+        """Itself.
+
+        Raises
+        ------
+        ValueError: a matrix has a norm that rounding alone could have left.
+        """
+        rounding = self.sums.rounding if self.precision == "float32" else np.zeros(len(names))
+        for rows, norm, least in zip(names, np.diag(self.inner), rounding, strict=True):
+            if not norm > least:
+                raise ValueError(
+                    f"[{function}] expected {rows.name} with a kernel matrix that varies, got zero variance up to "
+                    f"rounding: in the {self.estimator} form every pair of inputs looks equally alike"
+                )
+        return self
+
+
+def check_estimator(estimator: Any, *, function: str) -> None:
+    """Raises ValueError for an estimator of no known name."""
+    if estimator not in ESTIMATORS:
+        raise ValueError(f"[{function}] expected estimator 'debiased' or 'biased', got {estimator!r}")
+
+
+def checked_sides(
+    xs: Sequence[Any], ys: Sequence[Any], estimator: str, kernel: str | Kernel, function: str
+) -> tuple[tuple[list[Rows], list[Rows]], Kernel]:
+    """Both sides as rows of the same inputs, and the kernel that was named.
+
+    Raises
+    ------
+    TypeError, ValueError: no rows of floats, lengths that differ, too few rows, an unknown estimator or kernel.
+    """
+    check_estimator(estimator, function=function)
+    chosen = as_kernel(kernel, function=function)
+    left = [as_rows(x, function=function, name="x") for x in xs]
+    right = [as_rows(y, function=function, name="y") for y in ys]
+    for rows in right + left:
+        same_inputs(left[0], rows, function=function)
+    least = LEAST_ROWS[estimator]
+    if len(left[0]) < least:
+        raise ValueError(
+            f"[{function}] expected x with at least {least} rows for the {estimator} estimator, got {len(left[0])}"
+        )
+    return (left, right), chosen
+
+
+def centred_kernels(
+    left: list[Rows],
+    right: list[Rows],
+    estimator: str,
+    kernel: Kernel,
+    *,
+    function: str,
+    jackknife: bool = False,
+    threads: int | None = None,
+    memory: int | str | None = None,
+    block_rows: int | None = None,
+    progress: Progress | None = None,
+) -> CentredKernels:
+    """Every matrix of the left side with every one of the right, each made once.
+
+    Raises
+    ------
+    TypeError, ValueError: bad options, rows that are not finite or all equal, a kernel matrix that does not vary, a
+        memory that is too small.
+    """
+    count = thread_count(threads, function=function)
+    budget = memory_budget(memory, function=function)
+    if block_rows is not None:
+        whole_number(block_rows, "block_rows", function=function)
+    rows = [*left, *right]
+    if jackknife and len(rows[0]) < LEAST_ROWS[estimator] + 1:
+        raise ValueError(
+            f"[{function}] expected {rows[0].name} with at least {LEAST_ROWS[estimator] + 1} rows for the jackknife, "
+            f"got {len(rows[0])}"
+        )
+    if kernel == Linear() and _in_feature_space(rows, len(left)):
+        sums = reductions.feature_sums(
+            rows, len(left), function=function, threads=count, memory=budget, progress=progress
+        )
+        # Where one input outweighs all others, the debiased form is a difference of nearly equal sums; the tiles,
+        # which leave the diagonal out, do not have to take it.
+        if estimator == "biased" or (np.diag(sums.debiased) > sums.rounding).all():
+            terms = None
+            if jackknife:
+                terms = reductions.feature_row_terms(rows, len(left), estimator, function=function, threads=count)
+            thirds = [reductions.third_moments(one, kernel) for one in rows]
+            return CentredKernels(estimator, sums, thirds, terms).require_variance(rows, function)
+
+    def typical(one: Rows, leaf: Bandwidth) -> float:
+        return reductions.median_distance(
+            one, distance=leaf.distance, sample=leaf.sample, function=function, threads=count, memory=budget,
+            block_rows=block_rows,
+        )  # fmt: skip
+
+    kernels = [kernel.resolve(functools.partial(typical, one)) for one in rows]
+    sums, terms = reductions.kernel_sums(
+        rows, len(left), kernels, function=function, threads=count, memory=budget, block_rows=block_rows,
+        progress=progress, row_terms=estimator if jackknife else None,
+    )  # fmt: skip
+    thirds = [reductions.third_moments(one, own) for one, own in zip(rows, kernels, strict=True)]
+    return CentredKernels(estimator, sums, thirds, terms).require_variance(rows, function)
+
+
+def _in_feature_space(rows: Sequence[Rows], left: int) -> bool:
+    """Whether products of features, in float64, are less work than tiles; or so little that their digits are free."""
+    flop = reductions.feature_space_flop(rows, left)
+    return flop <= reductions.tiles_flop(rows) or (flop < SMALL_FLOP and max(r.depth for r in rows) <= len(rows[0]))
+
+
+def jackknife_error(values: np.ndarray) -> float:
+    """Standard error from the values without each input (Tukey 1958)."""
+    n = len(values)
+    return math.sqrt((n - 1) / n * float(((values - values.mean()) ** 2).sum()))
