@@ -50,7 +50,7 @@ class Contender:
     distribution: str | None  # whose version is stated, and whose absence is no error; None: only Python
     run: Answer
     memory: Callable[[Case], int] | None = None  # bytes, where it grows faster than n
-    most_repeats: Callable[[Case], int] | None = None  # timed calls, where one takes long
+    most_repeats: Callable[[Case], int | None] = lambda case: None  # timed calls, where one takes long
 
 
 @dataclass(frozen=True)
@@ -130,10 +130,7 @@ def compete(op: Op, case: Case, terms: Terms) -> list[Outcome]:
         if terms.repeats:
             terms.say(f"{op.name} {case}: {terms.repeats} timed rounds")
         jobs = {name: worker.seconds for name, worker in workers.items()}
-        turns = {
-            one.name: min(terms.repeats, one.most_repeats(case)) if one.most_repeats else terms.repeats
-            for one in contenders
-        }
+        turns = {one.name: min(terms.repeats, one.most_repeats(case) or terms.repeats) for one in contenders}
         times = timer.rounds(jobs, turns=turns, pause=terms.pause)
     first = op.contenders[0]
     for name, worker in workers.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,10 +25,10 @@ def _inputs(case: Case, _: Path) -> dict[str, np.ndarray]:
 def with_repsim(x: np.ndarray, k: np.ndarray, filter: str) -> np.ndarray:
     import repsim
 
-    # INTERIM: a repsim without the argument has the float32 filter alone.
-    if filter == "float32" and "filter" not in inspect.signature(repsim.nearest).parameters:
-        return repsim.nearest(x, k=int(k), metric="cosine").indices
-    return repsim.nearest(x, k=int(k), metric="cosine", filter=filter).indices
+    # A repsim without the argument has the float32 filter alone.
+    known = "filter" in inspect.signature(repsim.nearest).parameters
+    given: dict[str, Any] = {} if filter == "float32" and not known else {"filter": filter}
+    return repsim.nearest(x, k=int(k), metric="cosine", **given).indices
 
 
 def with_faiss(x: np.ndarray, k: np.ndarray) -> np.ndarray:
@@ -79,7 +80,7 @@ NEAREST = Op(
         Case(20000, 512, 100),
         Case(50000, 512, 10),
         Case(20000, 64, 10),
-        Case(10000, 4096, 10),
+        Case(8000, 4096, 10),
     ),
     flop=lambda case: float(case.n) ** 2 * case.d,
     flop_formula="n^2 d",
@@ -88,7 +89,12 @@ NEAREST = Op(
         Contender("repsim.nearest, float32 filter", REPSIM, functools.partial(with_repsim, filter="float32")),
         Contender("repsim.nearest, bfloat16 filter", REPSIM, functools.partial(with_repsim, filter="bfloat16")),
         Contender("faiss-cpu IndexFlatIP", "faiss-cpu", with_faiss),
-        Contender("scikit-learn brute (ArgKmin)", "scikit-learn", with_scikit_learn),
+        Contender(
+            "scikit-learn brute (ArgKmin)",
+            "scikit-learn",
+            with_scikit_learn,
+            most_repeats=lambda case: 3 if case.n >= 50_000 else None,
+        ),
         Contender("torch, matmul + topk in chunks", "torch", with_torch),
     ),
     agreement=_identical,

@@ -47,9 +47,10 @@ def cached_share(files: Sequence[Path]) -> float:
 
 
 def read(files: Sequence[Path]) -> None:
-    """From the first byte to the last, one file after the other, in one thread."""
+    """From the first byte to the last, one file after the other, in one thread that says so beforehand."""
     buffer = bytearray(READ)
     for path in files:
         with path.open("rb", buffering=0) as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)  # reads further ahead
             while file.readinto(buffer):
                 pass
