@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -25,10 +23,7 @@ def _inputs(case: Case, _: Path) -> dict[str, np.ndarray]:
 def with_repsim(x: np.ndarray, k: np.ndarray, filter: str) -> np.ndarray:
     import repsim
 
-    # A repsim without the argument has the float32 filter alone.
-    known = "filter" in inspect.signature(repsim.nearest).parameters
-    given: dict[str, Any] = {} if filter == "float32" and not known else {"filter": filter}
-    return repsim.nearest(x, k=int(k), metric="cosine", **given).indices
+    return repsim.nearest(x, k=int(k), metric="cosine", filter=filter).indices
 
 
 def with_faiss(x: np.ndarray, k: np.ndarray) -> np.ndarray:

@@ -46,6 +46,13 @@ void pack_rows(const Source& x, const double* shift /* [depth] or null */, const
                const double* offset /* [depth] or null */, float* panels /* [ceil(rows / 192) * 12, depth, 16] */,
                float* halves /* [rows] */, int threads);
 
+// The same rows as bfloat16, two neighbouring features to a word, the first in the lower half. residuals[i] is at least
+// the distance between packed row i and the row it stands for, which bounds what the scores of packed rows are off.
+void pack_pairs(const Source& x, const double* shift /* [depth] or null */, const double* scale /* [rows] */,
+                const double* offset /* [depth] or null */,
+                uint32_t* panels /* [ceil(rows / 192) * 12, ceil(depth / 2), 16] */, float* halves /* [rows] */,
+                float* residuals /* [rows] */, int threads);
+
 // Lifted rows: z = (x', 1, |x'|^2) with x' = x - shift, all in float64. Products of two lifted matrices hold X'Y, both
 // sums of rows and every sum of squared norms at once: what moving the origin and centring need is in them.
 //   panels[p][first + i][r] = z_i[16 p + r], zero beyond z
@@ -150,36 +157,136 @@ struct Candidates {
   int64_t capacity;   // > k
 };
 
+// What the scores of a search are computed from: panels of pack_rows, or of pack_pairs.
+enum class Filter : int { float32, bfloat16 };
+
+// The rows of two blocks, packed for a filter.
+struct SearchPair {
+  const void* rows_i;
+  const void* rows_j;
+  const float* half_i;  // [rows_i]
+  const float* half_j;  // [rows_j]
+  int64_t words;        // of a row: depth, or ceil(depth / 2)
+  Filter filter;
+};
+
 // Offers the scores of one pair of blocks to the k best of every row.
 //   score_ij = x_i . y_j  (- half_i - half_j for the Euclidean metric; cosines are asked for as distances of unit rows)
 // `symmetric`: x and y are the same rows, pairs i = j are left out, and every score serves rows i and rows j.
-// The k best by (score, lower index) are exact for the float32 scores, whatever the order. Cost: 2 rows_i rows_j depth
-// flop.
-void nearest(const BlockPair& pair, Metric metric, const BlockRange& range, bool symmetric, int64_t k,
+// The k best by (score, lower index) are exact for the scores of the packed rows, whatever the order. Cost: 2 rows_i
+// rows_j depth flop.
+void nearest(const SearchPair& pair, Metric metric, const BlockRange& range, bool symmetric, int64_t k,
              const Candidates& candidates, int threads);
 
-// What is known of the packed rows that `nearest` saw, to bound the rounding of its float32 scores.
+// What is known of the packed rows that a search sees, to bound how far its scores are off. Everything is in the units
+// of the packed rows.
 struct Certificate {
-  const float* halves;   // [rows] half the squared norms of the packed rows of x
-  double unit;           // packed rows are the rows (cosine: the unit rows) times this, less a common offset
-  double longest;        // inner product: the largest packed norm in the base but for `heavy`
-  const int64_t* heavy;  // inner product: rows of the base that are candidates of every row
+  Filter filter;
+  const float* halves;          // [rows] half the squared norms of the packed rows of x
+  const float* residuals;       // [rows] at least |packed - exact| of each
+  const float* base_halves;     // [base.rows]
+  const float* base_residuals;  // [base.rows]
+  double unit;                  // packed rows are the rows (cosine: the unit rows) times this, less a common offset
+  double ratio, floor;          // of every row of the base: residual <= ratio |exact row| + floor
+  double longest, coarsest;     // the largest packed norm and residual in the base; inner product: but for `heavy`
+  const int64_t* heavy;         // inner product: rows of the base that are candidates of every row
   int64_t heavy_count;
   int64_t kept;  // the k that `nearest` was given: at least the k that is asked for now
 };
 
+// Rows to rank, and those among whom: the rows themselves, in float64.
+struct Ranking {
+  Source x, base;
+  Metric metric;
+  const double* squared_norms;       // [x.rows], only for the cosine
+  const double* base_squared_norms;  // [base.rows], only for the cosine
+  const int64_t* own;                // [x.rows] the row of the base that is this row, left out of its list; or -1
+  int64_t k;
+};
+
 // The k best rows of the base for every row of x by their float64 scores: cosine, inner product, or minus the Euclidean
-// distance; ties to the lower index. The `kept` best candidates are scored in float64. A row is decided when its k-th
-// best lies above all that was turned away by more than float32 can have erred; the other rows are scored in float64
-// against the whole base. `first` is the number of x's first row in the base, which is left out of its own
-// list, or -1. Returns how many rows were not decided. Throws std::range_error where a score leaves the range of
-// float64. Cost: 2 rows kept depth flop, and 2 base.rows depth for each row not decided.
-int64_t rank_neighbours(const Source& x, const Source& base, Metric metric, int64_t k, const Candidates& candidates,
-                        const Certificate& certificate, int64_t first, int64_t* indices /* [rows, k] */,
-                        float* scores /* [rows, k] */, int threads);
+// distance; ties to the lower index. Of the `kept` best candidates those are scored in float64 that may be among the k
+// best for all the filter knows. A row is decided when its k-th best lies above all that was turned away by more than
+// the filter can have erred; open[i] = 1 marks the others, whose lists are the best of their candidates. Returns how
+// many they are. Throws std::range_error where a score leaves the range of float64. Cost: a little over 2 rows k depth
+// flop.
+int64_t rank_neighbours(const Ranking& ranking, const Candidates& candidates, const Certificate& certificate,
+                        int64_t* indices /* [rows, k] */, double* scores /* [rows, k] */, uint8_t* open /* [rows] */,
+                        int threads);
+
+// Improves lists of k neighbours, best first, by one block of the base until nothing better is left in it: every score
+// of the tiles that could reach a row's k-th best, by more than the filter can have erred, is found in float64. Lists
+// that have met all blocks are exact. Cost: 2 rows_i rows_j depth flop, and 2 depth for each score found.
+void settle_neighbours(const SearchPair& pair, const BlockRange& range, const Ranking& ranking,
+                       const Certificate& certificate, int64_t* indices /* [rows, k] */, double* scores /* [rows, k] */,
+                       int threads);
+
+// The neighbour lists of n inputs. The list of input i is targets[i k .. i k + k), best first; where there are offsets,
+// targets[offsets[i] .. offsets[i + 1]). No list names an input twice.
+struct Lists {
+  const int64_t* targets;  // [n, k], or [offsets[n]]
+  const int64_t* offsets;  // [n + 1] or null
+  int64_t n, k;
+};
+
+// The first row whose list names an input outside [0, base_rows), an input twice or, with `excludes_self`, its own row;
+// -1 where there is none. Cost: one pass over the lists.
+int64_t first_bad_list(const Lists& a, int64_t base_rows, bool excludes_self, int threads);
+
+// Who lists j: sources[offsets[j] .. offsets[j + 1]), ascending. Cost: two passes over the lists.
+void transpose_lists(const Lists& a, int64_t* offsets /* [n + 1] */, int64_t* sources /* [n, k] */);
+
+// What two lists A, B have in common: with C their common inputs, r and r' the ranks of one in A and in B, from 1 on,
+//   shared              |C|
+//   meets               1 if |C| > 0, else 0
+//   jaccard             |C| / |A or B|
+//   ranks               sum over C of 2 / ((1 + |r - r'|) (r + r'))  /  sum_(m <= |C|) 1 / m, 0 for no C
+//   jaccard_ranks       the product of the last two
+//   common_subsequence  length of the longest common subsequence
+//   edit_distance       Levenshtein distance; both lists of length k
+enum class ListStatistic { shared, meets, jaccard, ranks, jaccard_ranks, common_subsequence, edit_distance };
+
+// sums[t] = sum_i statistic(list of i in a, list of i in b once relabelled): by names[t], input r of b becomes
+// names[t][r], its list with it and every input that a list names. `names` null leaves b as it is (one sum). `terms`,
+// where not null, takes the statistic of every input of a, of the last relabelling. Sums are integers in units of 2^-60
+// until all are added: they do not depend on the order. Cost per relabelling: n k probes of a hash table of O(k);
+// common_subsequence c log c more for c common inputs, edit_distance min(c^2, k ceil(k / 64)). Memory: O(k) per thread.
+void list_statistics(const Lists& a, const Lists& b, ListStatistic statistic,
+                     const int64_t* names /* [relabellings, n] or null */, int64_t relabellings,
+                     double* sums /* [relabellings] */, double* terms /* [n] or null */, int threads);
+
+// hsic[t] = HSIC_1 of the weights of a and of b, once relabelled as above, on the edges that both have. With A, B these
+// matrices: (tr AB + 1'A1 1'B1 / ((n-1)(n-2)) - 2 / (n-2) 1'AB1) / (n(n-3)). The lists of a ascend. Cost per
+// relabelling: n k probes, and log k steps for each shared edge. Memory: [n, k] float32 and [n] float64.
+void masked_hsic(const Lists& a, const float* a_weights /* [n, k] */, const Lists& b,
+                 const float* b_weights /* [n, k] */, const int64_t* names /* [relabellings, n] or null */,
+                 int64_t relabellings, double* hsic /* [relabellings] */, int threads);
+
+// One side of second_order_cosines.
+struct ListedRows {
+  Source rows;
+  const double* lengths;  // [n] |row|, not 0
+  Lists lists;
+  const double* cosines;  // [n, k] of every edge
+};
+
+// cosines[i][r] = cos(x_i, x_j) in float64, j the neighbour of i of rank r. Cost: 2 n k depth flop.
+void edge_cosines(const Source& x, const double* lengths /* [n] */, const Lists& lists, double* cosines /* [n, k] */,
+                  int threads);
+
+// sums[t] = sum_i cos(s, s'): s the cosines of row i of a to the rows that its list in a or in b, relabelled as above,
+// names, s' the cosines of row i of b, relabelled, to the same. `terms` and sums as of list_statistics. Returns the
+// first input of a for which s or s' is 0, or -1. Cost per relabelling: 2 n k (depth_a + depth_b) flop at the most.
+// Memory: [n] int64.
+int64_t second_order_cosines(const ListedRows& a, const ListedRows& b,
+                             const int64_t* names /* [relabellings, n] or null */, int64_t relabellings,
+                             double* sums /* [relabellings] */, double* terms /* [n] or null */, int threads);
 
 // The instruction set chosen for this CPU: "avx512bf16", "avx512", "avx2" or "generic".
 const char* instruction_set();
+
+// Whether it has products of bfloat16 pairs, without which there is no Filter::bfloat16.
+bool multiplies_bfloat16();
 
 namespace cuda {
 
@@ -195,7 +302,7 @@ struct Absent : std::runtime_error {
 // The same operations on device memory, on the given stream.
 void kernel_sums(const KernelMatrix* matrices, int64_t count, int64_t left, const BlockRange& range, int64_t n,
                  int row_bits, int64_t* row_sums, int64_t* products, void* stream);
-void nearest(const BlockPair& pair, Metric metric, const BlockRange& range, bool symmetric, int64_t k,
+void nearest(const SearchPair& pair, Metric metric, const BlockRange& range, bool symmetric, int64_t k,
              const Candidates& candidates, void* stream);
 
 }  // namespace cuda

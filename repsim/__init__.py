@@ -13,7 +13,10 @@ from . import streaming
 from .compare import Comparison, compare
 from .kernels import RBF, Cosine, Kernel, LaplacianL1, LaplacianL2, Linear, Polynomial
 from .measures.cka import angular_cka, cka, hsic
-from .measures.neighbours import Neighbours, cknna, mutual_knn, nearest
+from .measures.neighbour_ranks import edit_distance_knn, joint_rank_jaccard, lcs_knn, rank_similarity
+from .measures.neighbour_scores import cknna, second_order_cosine
+from .measures.neighbour_sets import cycle_knn, knn_jaccard, mutual_knn, overlap_counts
+from .measures.neighbours import Neighbours, nearest
 from .measures.similarity import Similarity
 from .store import Store
 
@@ -35,8 +38,16 @@ __all__ = [
     "cka",
     "cknna",
     "compare",
+    "cycle_knn",
+    "edit_distance_knn",
     "hsic",
+    "joint_rank_jaccard",
+    "knn_jaccard",
+    "lcs_knn",
     "mutual_knn",
     "nearest",
+    "overlap_counts",
+    "rank_similarity",
+    "second_order_cosine",
     "streaming",
 ]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-RESIDENT_BYTES = 8 * 2**20  # of a memory map that are held while rows are read once
+RESIDENT_BYTES = 8 * 2**20  # of a memory map, held at a time while rows are read once
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
@@ -43,27 +43,19 @@ class Rows:
         """The memory map of a file that the rows lie in, if it may not be written through."""
         base: Any = self.values
         while base is not None and not isinstance(base, mmap.mmap):
-            base = getattr(base, "base", None)
+            base = base.obj if isinstance(base, memoryview) else getattr(base, "base", None)
         # Pages of a map that can be written may hold what the file does not.
         return base if base is not None and memoryview(base).readonly else None
-
-    @property
-    def resident_rows(self) -> int:
-        """Rows of a memory map that :meth:`sweep` holds at a time; all rows where they lie in no map."""
-        row_bytes = self.depth * self.values.itemsize
-        return max(RESIDENT_BYTES // row_bytes, 1) if self.mapping else len(self)
 
     def sweep(self, start: int = 0, stop: int | None = None, *, multiple: int = 1) -> Iterator[tuple[int, int]]:
         """Ranges of rows, in order, that together are start to stop; each but the last of a multiple of rows.
 
-        Memory that is no map of a file is one range. Of a map, the rows behind a range are read ahead while it is used,
-        and its own memory is given back afterwards.
+        Of a map of a file, the rows behind a range are read ahead while it is used, and its own memory is given back
+        afterwards.
         """
         stop = len(self) if stop is None else stop
-        if self.mapping is None:
-            yield start, stop
-            return
-        step = -(-self.resident_rows // multiple) * multiple
+        rows = max(RESIDENT_BYTES // (self.depth * self.values.itemsize), 1)
+        step = -(-rows // multiple) * multiple
         for first in range(start, stop, step):
             last = min(first + step, stop)
             self.prefetch(last, last + step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -9,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from .arguments import require_memory
+from .arrays import RESIDENT_BYTES
 
 TILE = 192  # rows of a native tile: blocks begin at its multiples, so results do not depend on the block size
 PACKED_BUDGET = 128 * 2**20  # bytes of packed blocks held at a time
@@ -80,28 +82,44 @@ def traversal(
 ) -> Traversal:
     """A traversal whose packed blocks fit the budget, or of the given size in whole tiles, at least one.
 
-    ``memory``: bytes that the packed blocks may take; a given ``block_rows`` is then the most that a block may have.
+    ``memory``: bytes for packed blocks and what is held of the memory maps that they are packed from; a given
+    ``block_rows`` is then the most that a block may have.
 
     Raises
     ------
-    ValueError: two blocks of one tile of rows do not fit in the memory.
+    ValueError: blocks of one tile of rows do not fit in the memory.
     """
     row_bytes = 2 * sum(depths) * 4  # of block i and block j
-    require_memory(TILE * row_bytes, memory, function=function, purpose=f"two blocks of {TILE} rows")
-    most = MOST_ROWS if memory is None or block_rows is None else block_rows
-    if block_rows is None or memory is not None:
-        block_rows = min((PACKED_BUDGET if memory is None else memory) // row_bytes, most)
+    if memory is not None:
+        # Rows are packed some at a time, of one matrix at a time, in whole tiles, and sampled before; block j is still
+        # held while the next one is packed.
+        unpacked, row_bytes = RESIDENT_BYTES + TILE * max(depths) * 8 + sample_bytes(depths), 3 * sum(depths) * 4
+        purpose = f"three blocks of {TILE} rows"
+        require_memory(unpacked + TILE * row_bytes, memory, function=function, purpose=purpose)
+        fitting = (memory - unpacked) // row_bytes
+        block_rows = min(fitting, MOST_ROWS if block_rows is None else block_rows)
+    elif block_rows is None:
+        block_rows = min(PACKED_BUDGET // row_bytes, MOST_ROWS)
     return Traversal(rows, columns, max(block_rows // TILE, 1) * TILE, symmetric)
 
 
+def sample_rows(depth: int) -> int:
+    """How many rows stand for all where a few do."""
+    return max(15, min(255, 2**22 // depth))
+
+
+def sample_bytes(depths: Sequence[int]) -> int:
+    """Memory of the largest sample."""
+    return max(sample_rows(depth) * depth * 8 for depth in depths)
+
+
 def empty_panels(rows: int, depth: int) -> np.ndarray:
-    """Uninitialised memory [12 ceil(rows / 192), depth, 16] for packed rows, aligned to whole vectors."""
+    """Memory [12 ceil(rows / 192), depth, 16] for packed rows, aligned to whole vectors."""
     return aligned((-(-rows // TILE) * 12, depth, 16), np.float32)
 
 
 def aligned(shape: tuple[int, ...], dtype: type) -> np.ndarray:
-    """Uninitialised memory whose first element lies at a multiple of 64 bytes."""
-    size, width = int(np.prod(shape)), np.dtype(dtype).itemsize
-    raw: np.ndarray = np.empty(size + 64 // width, dtype)
-    skip = (-raw.ctypes.data % 64) // width
-    return raw[skip : skip + size].reshape(shape)
+    """Memory whose first element lies at a multiple of 64 bytes, and which the system has back once it is not used."""
+    # Of its own mapping: an allocator would keep blocks of some megabytes for later.
+    size = int(np.prod(shape))
+    return np.frombuffer(mmap.mmap(-1, size * np.dtype(dtype).itemsize), dtype, size).reshape(shape)

@@ -10,7 +10,7 @@ from typing import Any
 
 from .arguments import Progress, thread_count
 from .arrays import DTYPES, Rows, as_rows, same_inputs
-from .measures import cka, neighbours
+from .measures import cka, neighbour_ranks, neighbour_scores, neighbour_sets, neighbours
 from .measures.neighbours import Neighbours
 from .measures.similarity import Grid
 from .store import Store, require_same_samples
@@ -22,11 +22,19 @@ _KERNEL_MEASURES: dict[str, dict[str, Any]] = {
     "cka_rbf": {"kernel": "rbf", "estimator": "debiased"},
 }
 _GRAPH_MEASURES: dict[str, Callable[..., Grid]] = {
-    "mutual_knn": neighbours.mutual_knn_grid,
-    "cknna": neighbours.cknna_grid,
+    "mutual_knn": neighbour_sets.mutual_knn_grid,
+    "cknna": neighbour_scores.cknna_grid,
+    "knn_jaccard": neighbour_sets.knn_jaccard_grid,
+    "cycle_knn": neighbour_sets.cycle_knn_grid,
+    "lcs_knn": neighbour_ranks.lcs_knn_grid,
+    "edit_distance_knn": neighbour_ranks.edit_distance_knn_grid,
+    "rank_similarity": neighbour_ranks.rank_similarity_grid,
+    "joint_rank_jaccard": neighbour_ranks.joint_rank_jaccard_grid,
+    "second_order_cosine": neighbour_scores.second_order_cosine_grid,
 }
+_SAMPLED = tuple(measure for measure in _GRAPH_MEASURES if measure != "mutual_knn")  # chance from relabellings drawn
 MEASURES = (*_KERNEL_MEASURES, *_GRAPH_MEASURES)
-_LEAST_ROWS = {"cka": 4, "cka_biased": 2, "cka_rbf": 4, "mutual_knn": 2, "cknna": 4}
+_LEAST_ROWS = {"cka": 4, "cka_biased": 2, "cka_rbf": 4, **dict.fromkeys(_GRAPH_MEASURES, 2), "cknna": 4}
 
 _SHOWN = 12  # layers of a side that a printed table has room for
 
@@ -129,10 +137,13 @@ def compare(
     Parameters
     ----------
     a, b: a Store, a mapping from layer names to [n, d] arrays, or one array.
-    measures: of "cka" (linear, debiased), "cka_biased", "cka_rbf", "mutual_knn", "cknna".
+    measures: of "cka" (linear, debiased), "cka_biased", "cka_rbf", and of neighbours "mutual_knn", "cknna",
+        "knn_jaccard", "cycle_knn", "lcs_knn" (over k), "edit_distance_knn", "rank_similarity", "joint_rank_jaccard",
+        "second_order_cosine".
     k, metric: of the neighbour measures; every layer's graph is found once and serves all of them.
-    permutations, seed: relabellings from which "cknna" takes its chance level and p; the others know its mean and sd
-        exactly and take p from the normal distribution (see ``p_from`` of :class:`Similarity`).
+    permutations, seed: relabellings from which the neighbour measures but "mutual_knn" take their chance level and p;
+        the others know its mean and sd exactly and take p from the normal distribution (see ``p_from`` of
+        :class:`Similarity`).
     threads: as for :func:`repsim.cka`.
     progress: called with (steps done, steps in all): the graph of every layer is a step, and every measure.
 
@@ -176,8 +187,10 @@ def compare(
         if measure in _KERNEL_MEASURES:
             grids[measure] = cka.cka_grid(rows_a, rows_b, threads=cpus, **_KERNEL_MEASURES[measure])
         else:
-            how = {"permutations": permutations, "seed": seed} if measure == "cknna" else {}
-            grids[measure] = _GRAPH_MEASURES[measure](*sides, **how)
+            how: dict[str, Any] = {"permutations": permutations, "seed": seed} if measure in _SAMPLED else {}
+            if measure == "second_order_cosine":
+                how["rows"] = (rows_a, rows_b)
+            grids[measure] = _GRAPH_MEASURES[measure](*sides, threads=cpus, **how)
         step()
     return Comparison(tuple(layers_a), tuple(layers_b), grids)
 
@@ -197,7 +210,7 @@ def _check_options(
         among = neighbours.GRAM_METRICS if "cknna" in measures else neighbours.METRICS
         neighbours.check_metric(metric, function="compare", among=among)
         neighbours.check_k(k, n - 1, n, function="compare")
-    if "cknna" in measures:
+    if any(measure in _SAMPLED for measure in measures):
         neighbours.check_relabellings(permutations, seed, least=2, function="compare")
 
 

@@ -12,11 +12,14 @@ import numpy as np
 from .arguments import thread_count
 from .arrays import Rows, as_rows, same_inputs
 from .calibration import Null
-from .kernels import Kernel, as_kernel
+from .kernels import Kernel, Linear, as_kernel
 from .measures.centred import LEAST_ROWS, CentredKernels, centred_kernels, check_estimator, checked_sides
 from .measures.similarity import Similarity, grid_of
+from .reductions import ThirdMoments
+from .reductions.centre import a_few
 from .reductions.feature_space import sums_of
 from .reductions.moments import FIRST_ROWS, FeatureMoments, check_rows, provisional_origin, room_for
+from .reductions.third_moments import moments_of_sample
 
 _PAIRS = ((0, 0), (0, 1), (1, 1))
 
@@ -34,9 +37,10 @@ class LinearCKA:
         repsim.streaming.LinearCKA().consume(batches)      # the same
         stream.merge(other)                                # what another worker has seen of the same two layers
 
-    The state has (d + 2)^2 + (d + 2)(d' + 2) + (d' + 2)^2 float64 numbers and the rows of the last block, at most 1024;
-    it does not grow with the stream. To save it, or to send it to another process, pickle the object. How the stream is
-    cut into batches changes no bit of the result. A batch that is refused leaves everything as it was.
+    The state has (d + 2)^2 + (d + 2)(d' + 2) + (d' + 2)^2 float64 numbers, the rows of the last block, at most 1024,
+    and at most 509 evenly spaced rows that the skewness of the null is taken from; it does not grow with the stream. To
+    save it, or to send it to another process, pickle the object. How the stream is cut into batches changes no bit of
+    the result. A batch that is refused leaves everything as it was.
 
     Parameters
     ----------
@@ -52,6 +56,7 @@ class LinearCKA:
         # The origin is the median of the first rows, so that they wait for it.
         self._waiting: list[list[np.ndarray]] = [[], []]
         self._moments: FeatureMoments | None = None
+        self._spaced = _EvenlySpaced()
 
     def __len__(self) -> int:
         """Rows seen."""
@@ -70,7 +75,9 @@ class LinearCKA:
             origins = [None, None] if self._moments is None else self._moments.shifts
             for rows, origin in zip(batch, origins, strict=True):
                 check_rows(rows, origin, len(self), function="LinearCKA.update", threads=self._threads)
+        seen = len(self)
         self._add(batch)
+        self._spaced.see(batch, seen)
         return self
 
     def consume(self, batches: Iterable[tuple[Any, Any]]) -> Similarity:
@@ -100,6 +107,7 @@ class LinearCKA:
             self._moments, self._widths = copy.deepcopy(other._moments), other._widths
         else:
             self._begin().merge(other._moments, threads=self._threads)
+        self._spaced.merge(other._spaced)
         return self
 
     def finish(self) -> Similarity:
@@ -127,7 +135,8 @@ class LinearCKA:
                         f"[LinearCKA.finish] expected {rows.name} without a row that outweighs all others: the "
                         "debiased form has lost its digits; use repsim.cka on the whole, or the biased estimator"
                     )
-        made = CentredKernels(self.estimator, sums).require_variance(names, "LinearCKA.finish")
+        thirds = self._spaced.third_moments(sums.n)
+        made = CentredKernels(self.estimator, sums, thirds).require_variance(names, "LinearCKA.finish")
         norm = math.sqrt(made.inner[0, 0] * made.inner[1, 1])
         cell = (float(made.inner[0, 1]) / norm, made.null(0, 1).scaled(norm), None)
         options = {"estimator": self.estimator, "kernel": "linear"}
@@ -285,3 +294,45 @@ def _batch(x: Any, y: Any, widths: tuple[int, ...], function: str) -> list[Rows]
                 f"[{function}] expected {rows.name} with {width} columns like the batches before, got {rows.depth}"
             )
     return batch
+
+
+class _EvenlySpaced:
+    """Rows 0, s, 2s, ... of both sides of a stream, s doubled whenever there are too many."""
+
+    MOST = 2 * FIRST_ROWS - 1
+
+    def __init__(self) -> None:
+        self.stride = 1
+        self.kept: list[list[np.ndarray]] = [[], []]  # [1, d] each
+
+    def see(self, batch: Sequence[Rows], first: int) -> None:
+        """The rows of a batch, the first of which is number ``first``."""
+        stop = first + len(batch[0])
+        while -(-stop // self.stride) > self.MOST:
+            self.thin(2 * self.stride)
+        own = slice(-first % self.stride, None, self.stride)
+        for rows, kept in zip(batch, self.kept, strict=True):
+            wide = rows.wide(own)
+            kept.extend(wide[i : i + 1].copy() for i in range(len(wide)))
+            rows.release(0, len(rows))
+
+    def thin(self, stride: int) -> None:
+        """Keep the rows that stand ``stride`` apart."""
+        self.kept = [kept[:: stride // self.stride] for kept in self.kept]
+        self.stride = stride
+
+    def merge(self, other: _EvenlySpaced) -> None:
+        other = copy.copy(other)
+        stride = max(self.stride, other.stride)
+        while True:
+            self.thin(stride)
+            other.thin(stride)
+            if len(self.kept[0]) + len(other.kept[0]) <= self.MOST:
+                break
+            stride *= 2
+        self.kept = [a + b for a, b in zip(self.kept, other.kept, strict=True)]
+
+    def third_moments(self, n: int) -> list[ThirdMoments]:
+        """What :func:`repsim.cka` takes from evenly spaced rows; the same ones, of up to 509 rows in all."""
+        sides = (Rows(np.concatenate(kept), "float64", "xy"[i]) for i, kept in enumerate(self.kept))
+        return [moments_of_sample(a_few(rows), n, Linear()) for rows in sides]

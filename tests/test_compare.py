@@ -12,7 +12,17 @@ import pytest
 import repsim
 from repsim.measures import cka, neighbours
 
-MEASURES = ("cka", "cka_biased", "cka_rbf", "mutual_knn", "cknna")
+SAMPLED = (
+    "cknna",
+    "knn_jaccard",
+    "cycle_knn",
+    "lcs_knn",
+    "edit_distance_knn",
+    "rank_similarity",
+    "joint_rank_jaccard",
+    "second_order_cosine",
+)
+MEASURES = ("cka", "cka_biased", "cka_rbf", "mutual_knn", *SAMPLED)
 
 
 def rows(n: int = 50, d: int = 5, seed: int = 0) -> np.ndarray:
@@ -51,7 +61,7 @@ def test_agrees_with_the_measures_one_by_one() -> None:
                 "cka_biased": repsim.cka(x, y, estimator="biased"),
                 "cka_rbf": repsim.cka(x, y, kernel="rbf"),
                 "mutual_knn": repsim.mutual_knn(x, y, k=6),
-                "cknna": repsim.cknna(x, y, k=6, permutations=30, seed=3),
+                **{name: getattr(repsim, name)(x, y, k=6, permutations=30, seed=3) for name in SAMPLED},
             }
             for measure, single in singles.items():
                 grid = table[measure]
@@ -60,11 +70,12 @@ def test_agrees_with_the_measures_one_by_one() -> None:
                 assert grid.p[i, j] == pytest.approx(single.p, rel=1e-4)
 
 
-def test_layers_of_one_side_share_the_relabellings() -> None:
+@pytest.mark.parametrize("measure", SAMPLED)
+def test_layers_of_one_side_share_the_relabellings(measure: str) -> None:
     """What a pair gives does not depend on the other layers beside it."""
     a, b = sides()
-    whole = repsim.compare(a, b, measures=["cknna"], permutations=20)["cknna"]
-    alone = repsim.compare(a["fc"], b["conv2"], measures="cknna", permutations=20)["cknna"]
+    whole = repsim.compare(a, b, measures=[measure], permutations=20)[measure]
+    alone = repsim.compare(a["fc"], b["conv2"], measures=measure, permutations=20)[measure]
     for name in ("values", "null_mean", "null_sd", "p"):
         assert getattr(whole, name)[1, 1] == getattr(alone, name)[0, 0]
 
@@ -188,6 +199,7 @@ def test_heatmap() -> None:
             "expected metric 'cosine' or 'inner_product', got 'euclidean'",
         ),
         ({"permutations": 1, "measures": "cknna"}, ValueError, "expected permutations of at least 2, got 1"),
+        ({"permutations": 1, "measures": "lcs_knn"}, ValueError, "expected permutations of at least 2, got 1"),
         ({"permutations": 9.5, "measures": "cknna"}, TypeError, "expected permutations as an int, got 9.5"),
         ({"seed": -1, "measures": "cknna"}, ValueError, "expected seed of at least 0, got -1"),
         ({"threads": 0}, ValueError, "expected threads of at least 1, got 0"),

@@ -97,7 +97,8 @@ def nearest(
     for i, rows_i, j, rows_j in spans(n, block, None if base is None else len(base)):
         left = pack(x[i : i + rows_i])
         right = left if base is None and i == j else pack(other[j : j + rows_j])
-        _core.nearest(left, right, metric, (i, rows_i, j, rows_j), base is None, k, keys, counts, thresholds, threads)
+        where = (i, rows_i, j, rows_j)
+        _core.nearest(left, right, "float32", metric, where, base is None, k, keys, counts, thresholds, threads)
     indices, scores = np.empty((n, k), np.int64), np.empty((n, k), np.float32)
     rank(x, metric, keys, counts, thresholds, indices, scores, base=base, threads=threads)
     return indices, scores
@@ -117,14 +118,40 @@ def rank(
     kept: int | None = None,
     threads: int = 1,
 ) -> int:
-    """rank_neighbours for rows that were packed as they are; returns how many rows were scanned."""
+    """rank_neighbours for rows that were packed as they are; returns how many rows are left open."""
+    open_rows = np.empty(len(x), np.uint8)
+    exact = np.empty(scores.shape)
+    k = indices.shape[1]
+    found = _core.rank_neighbours(
+        ranking(x, metric, k, base), keys, counts, thresholds, certificate(x, base, heavy=heavy, kept=kept or k),
+        indices, exact, open_rows, threads,
+    )  # fmt: skip
+    scores[:] = exact
+    assert open_rows.sum() == found
+    return int(found)
+
+
+def ranking(x: np.ndarray, metric: str, k: int, base: np.ndarray | None = None) -> tuple[Any, ...]:
     other = x if base is None else base
+    own = np.arange(len(x)) if base is None else np.full(len(x), -1)
+    with np.errstate(over="ignore"):
+        squared = [(rows.astype(np.float64) ** 2).sum(axis=1) for rows in (x, other)]
+    return (x, x.dtype.name, other, other.dtype.name, metric, *squared, own, k)
+
+
+def certificate(
+    x: np.ndarray, base: np.ndarray | None = None, *, heavy: tuple[int, ...] = (), kept: int
+) -> tuple[Any, ...]:
+    """What is known of rows that float32 packed as they are."""
+    sides = [x, x if base is None else base]
     with np.errstate(over="ignore"):  # a test of rows that float64 cannot square
-        halves = (x.astype(np.float64) ** 2).sum(axis=1).astype(np.float32) / 2
-        longest = float(np.sqrt((other.astype(np.float64) ** 2).sum(axis=1).max()))
-    return _core.rank_neighbours(
-        x, x.dtype.name, other, other.dtype.name, metric, keys, counts, thresholds, halves, 1.0, longest,
-        np.array(heavy, np.int64), kept or indices.shape[1], 0 if base is None else -1, indices, scores, threads,
+        norms = [np.sqrt((rows.astype(np.float64) ** 2).sum(axis=1)) for rows in sides]
+        halves = [(norm**2 / 2).astype(np.float32) for norm in norms]
+        residuals = [(norm * 2.0**-23).astype(np.float32) for norm in norms]
+    longest = float(norms[1].max())
+    return (
+        "float32", halves[0], residuals[0], halves[1], residuals[1], 1.0, 2.0**-23, 0.0, longest, longest * 2.0**-23,
+        np.array(heavy, np.int64), kept,
     )  # fmt: skip
 
 
@@ -211,6 +238,84 @@ def test_rows_may_lie_apart_or_backwards() -> None:
 def test_rows_too_long_for_float32_are_refused() -> None:
     with pytest.raises(ValueError, match="expected scaled rows whose squared norms float32 can hold"):
         pack(np.full((20, 2), 1e30))
+
+
+needs_bfloat16 = pytest.mark.skipif(not _core.multiplies_bfloat16(), reason="this CPU does not multiply bfloat16")
+
+
+def pack_pairs(x: np.ndarray, *, shift: Any = None, scale: Any = None, offset: Any = None) -> tuple[np.ndarray, ...]:
+    n, d = x.shape
+    panels = aligned((-(-n // TILE) * TILE // PANEL, -(-d // 2), PANEL), np.uint32)
+    halves, residuals = np.empty(n, np.float32), np.empty(n, np.float32)
+    scale = np.ones(n) if scale is None else scale
+    _core.pack_pairs(x, x.dtype.name, shift, scale, offset, panels, halves, residuals, 2)
+    return panels, halves, residuals
+
+
+def as_bfloat16(x: np.ndarray) -> np.ndarray:
+    """Rounded to nearest, ties to even, as float32; subnormals are 0."""
+    bits = x.astype(np.float32).view(np.uint32)
+    bits = (bits + np.uint32(0x7FFF) + (bits >> 16 & np.uint32(1))) & np.uint32(0xFFFF0000)
+    return np.where(bits & np.uint32(0x7F800000), bits, np.uint32(0)).view(np.float32)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize(
+    ("n", "d"),
+    [
+        pytest.param(1, 1, id="half-a-word"),
+        pytest.param(17, 33, id="odd-depth-and-second-panel"),
+        pytest.param(193, 64, id="second-tile-and-two-whole-steps"),
+    ],
+)
+def test_pack_pairs(n: int, d: int, dtype: str) -> None:
+    rng = np.random.default_rng([n, d])
+    x = (rng.standard_normal((n, d)) * 10).astype(dtype)
+    shift, scale, offset = rng.standard_normal(d), rng.uniform(0.5, 2, n), rng.standard_normal(d)
+    x[0] = shift  # rounded alike, so that little is left of it but the offset
+    exact = (x.astype(np.float64) - shift) * scale[:, None] - offset
+    panels, halves, residuals = pack_pairs(x, shift=shift, scale=scale, offset=offset)
+    words = unpacked(panels)
+    assert (words[n:] == 0).all()
+    features = np.stack([words << 16, words & np.uint32(0xFFFF0000)], axis=2).reshape(len(words), -1).view(np.float32)
+    np.testing.assert_array_equal(features[:n, :d], as_bfloat16(exact))
+    assert (features[:, d:] == 0).all()
+    packed = features[:n, :d].astype(np.float64)
+    np.testing.assert_allclose(halves, (packed**2).sum(axis=1) / 2, rtol=2e-7)
+    off = np.linalg.norm(packed - exact, axis=1)
+    assert (residuals >= off).all()
+    np.testing.assert_allclose(residuals, off, rtol=1e-5)
+
+
+def test_pack_pairs_of_ties_and_subnormals() -> None:
+    """1 + 2^-8 lies halfway and goes to even; 2^-130 is no number to a product of bfloat16, so the residual has it."""
+    x = np.array([[1 + 2.0**-8, 1 + 3 * 2.0**-8, -(2.0**-130)], [2.0**-130, 0, 0]])
+    panels, _, residuals = pack_pairs(x)
+    assert panels[0, :, 0].tolist() == [0x3F80 | 0x3F82 << 16, 0]
+    assert residuals[1] >= 2.0**-130
+
+
+@needs_bfloat16
+@pytest.mark.parametrize(
+    ("n", "d"),
+    [
+        pytest.param(193, 1, id="half-a-word"),
+        pytest.param(385, 47, id="odd-depth"),
+        pytest.param(200, 1300, id="two-chunks-of-depth"),
+    ],
+)
+def test_bfloat16_search_of_whole_numbers_is_exact(n: int, d: int) -> None:
+    """bfloat16 holds small integers, and float32 their products and sums: the tiles decide alone."""
+    x, k = whole(n, d), 6
+    panels, halves, _ = pack_pairs(x)
+    keys, counts = np.empty((n, 2 * k), np.uint64), np.zeros(n, np.int32)
+    thresholds = np.full(n, LOWEST, np.float32)
+    block = (panels, halves)
+    _core.nearest(block, block, "bfloat16", "euclidean", (0, n, 0, n), True, k, keys, counts, thresholds, 2)
+    found = [
+        0xFFFFFFFF - (np.sort(row[:count])[::-1][:k] & 0xFFFFFFFF) for row, count in zip(keys, counts, strict=True)
+    ]
+    np.testing.assert_array_equal(found, oracle(x, k, "euclidean"))
 
 
 # -------------------------------------------------------------------------------------------------------- kernel sums
@@ -357,20 +462,33 @@ def test_pack_rows_takes_the_offset_after_the_scale() -> None:
 
 
 @pytest.mark.parametrize(
-    ("spread", "scanned"), [pytest.param(1.0, False, id="float32-decides"), pytest.param(1e-6, True, id="scan")]
+    ("spread", "left_open"),
+    [pytest.param(1.0, False, id="float32-decides"), pytest.param(1e-6, True, id="settled")],
 )
-def test_rank_neighbours_scans_what_float32_cannot_tell_apart(spread: float, scanned: bool) -> None:
+def test_what_float32_cannot_tell_apart_is_left_open_and_settled(spread: float, left_open: bool) -> None:
     x = rows(600, 8).astype(np.float64) * spread
     x[:, 0] += 1.0  # the packed rows lie far from the origin where the spread is small
     n, k, kept = 600, 5, 12
     keys, counts = np.empty((n, 40), np.uint64), np.zeros(n, np.int32)
     thresholds = np.full(n, LOWEST, np.float32)
     block = pack(x)
-    _core.nearest(block, block, "euclidean", (0, n, 0, n), True, kept, keys, counts, thresholds, 2)
+    _core.nearest(block, block, "float32", "euclidean", (0, n, 0, n), True, kept, keys, counts, thresholds, 2)
     indices, scores = np.empty((n, k), np.int64), np.empty((n, k), np.float32)
     found = rank(x, "euclidean", keys, counts, thresholds, indices, scores, kept=kept, threads=2)
-    assert (found == n) if scanned else (found < n // 10)
-    np.testing.assert_array_equal(indices, oracle(x, k, "euclidean"))
+    exact = oracle(x, k, "euclidean")
+    if not left_open:
+        assert found < n // 10
+        np.testing.assert_array_equal(indices, exact)
+        return
+    assert found == n
+    assert (indices != exact).any()
+    scores64 = -np.linalg.norm(x[:, None] - x[indices], axis=2)
+    for j, count in ((0, 192), (192, 408)):
+        where, part = (0, n, j, count), pack(x[j : j + count])
+        known = certificate(x, kept=kept)
+        _core.settle_neighbours(block, part, "float32", where, ranking(x, "euclidean", k), known, indices, scores64, 2)
+    np.testing.assert_array_equal(indices, exact)
+    np.testing.assert_allclose(scores64, -np.linalg.norm(x[:, None] - x[exact], axis=2), rtol=1e-9)
 
 
 def test_rank_neighbours_takes_heavy_rows_as_candidates() -> None:
@@ -379,7 +497,7 @@ def test_rank_neighbours_takes_heavy_rows_as_candidates() -> None:
     keys = np.tile(np.array([[0xFFFFFFFF - j] for j in range(40, 44)], np.uint64).T, (50, 1))  # none of them is row 7
     counts, thresholds = np.full(50, 4, np.int32), np.full(50, LOWEST, np.float32)
     indices, scores = np.empty((50, 1), np.int64), np.empty((50, 1), np.float32)
-    rank(x, "inner_product", keys, counts, thresholds, indices, scores, heavy=(7,))
+    rank(x, "inner_product", keys, counts, thresholds, indices, scores, heavy=(7,), kept=3)
     ahead = np.flatnonzero((x @ x[7] > 0) & (np.arange(50) != 7))
     assert (indices[ahead, 0] == 7).all()
 
@@ -402,7 +520,7 @@ def test_scores_beyond_float64_are_refused() -> None:
     indices, scores = np.empty((5, 1), np.int64), np.empty((5, 1), np.float32)
     for metric in ("cosine", "inner_product"):
         with pytest.raises(ValueError, match="expected rows whose scores float64 can hold"):
-            rank(x, metric, keys, counts, thresholds, indices, scores, threads=2)
+            rank(x, metric, keys, counts, thresholds, indices, scores, base=x, threads=2)
 
 
 # ---------------------------------------------------------------------------------------------------- the machine below
@@ -585,6 +703,7 @@ def call_nearest(**change: Any) -> None:
     known = {
         "block_i": block,
         "block_j": block,
+        "filter": "float32",
         "metric": "euclidean",
         "range": (0, 400, 0, 400),
         "symmetric": True,
@@ -612,6 +731,7 @@ def call_nearest(**change: Any) -> None:
         pytest.param({"k": 0}, "expected room for more than k", id="k-is-0"),
         pytest.param({"k": 8}, "expected room for more than k", id="no-room"),
         pytest.param({"counts": np.zeros(399, np.int32)}, "candidates: expected one length", id="counts"),
+        pytest.param({"filter": "float16"}, "filter: expected float32 or bfloat16", id="filter"),
     ],
 )
 def test_nearest_refuses(change: dict[str, Any], message: str) -> None:

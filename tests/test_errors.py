@@ -13,9 +13,20 @@ import pytest
 
 import repsim
 
-PAIRS = ("cka", "hsic", "mutual_knn", "cknna")
+SAMPLED = (  # chance from relabellings drawn
+    "cknna",
+    "knn_jaccard",
+    "cycle_knn",
+    "lcs_knn",
+    "edit_distance_knn",
+    "rank_similarity",
+    "joint_rank_jaccard",
+    "second_order_cosine",
+)
+RELABELLED = ("mutual_knn", *SAMPLED)
+PAIRS = ("cka", "hsic", *RELABELLED)
 KERNELS = ("cka", "hsic")
-GRAPHS = ("mutual_knn", "cknna", "nearest")
+GRAPHS = (*RELABELLED, "nearest")
 EVERY = (*PAIRS, "nearest")
 
 
@@ -483,7 +494,7 @@ def test_threads_and_block_rows_below_one(name: str, option: str, value: int) ->
         call(name, rows(), **options)
 
 
-@pytest.mark.parametrize(("name", "least"), [("mutual_knn", 0), ("cknna", 2)])
+@pytest.mark.parametrize(("name", "least"), [("mutual_knn", 0), *((name, 2) for name in SAMPLED)])
 @pytest.mark.parametrize("value", [-1, np.int64(-3)])
 def test_too_few_permutations(name: str, least: int, value: Any) -> None:
     with raises(ValueError, expected(name, "permutations", f"of at least {least}, got {value}")):
@@ -492,7 +503,7 @@ def test_too_few_permutations(name: str, least: int, value: Any) -> None:
         call(name, rows(), permutations=5, seed=value)
 
 
-@pytest.mark.parametrize("name", ["mutual_knn", "cknna"])
+@pytest.mark.parametrize("name", RELABELLED)
 @pytest.mark.parametrize("option", ["permutations", "seed"])
 @pytest.mark.parametrize("value", [True, np.bool_(True), 20.0, "20", None, (1, 2)])
 def test_permutations_and_seed_that_are_no_integer(name: str, option: str, value: Any) -> None:
@@ -501,13 +512,13 @@ def test_permutations_and_seed_that_are_no_integer(name: str, option: str, value
         call(name, rows(), **options)
 
 
-@pytest.mark.parametrize("name", ["mutual_knn", "cknna"])
+@pytest.mark.parametrize("name", RELABELLED)
 def test_permutations_and_seed_may_be_numpy_integers(name: str) -> None:
     plain = call(name, rows(), permutations=20, seed=3)
     assert call(name, rows(), permutations=np.int32(20), seed=np.uint8(3)).to_dict() == plain.to_dict()
 
 
-@pytest.mark.parametrize("name", ["mutual_knn", "cknna"])
+@pytest.mark.parametrize("name", RELABELLED)
 @pytest.mark.parametrize("option", ["permutations", "seed"])
 def test_permutations_and_seed_are_checked_before_the_search(
     name: str, option: str, monkeypatch: pytest.MonkeyPatch

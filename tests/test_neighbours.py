@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import repsim
+from repsim import reductions
 
 METRICS = ("cosine", "inner_product", "euclidean")
 metrics = pytest.mark.parametrize("metric", METRICS)
@@ -285,7 +286,7 @@ def test_mutual_knn_relabellings_are_drawn_from_the_seed() -> None:
     assert first.p != other.p
 
 
-@pytest.mark.parametrize("measure", ["mutual_knn", "cknna"])
+@pytest.mark.parametrize("measure", ["mutual_knn", "cknna", "knn_jaccard", "cycle_knn", "edit_distance_knn"])
 def test_relabellings_take_the_memory_of_one(measure: str) -> None:
     """A hundred relabellings at once would be a hundred int64 [n]; one graph and its copy are ten times k n each."""
     n = 20_000
@@ -448,3 +449,130 @@ def test_one_row_a_thousand_times_longer(metric: str) -> None:
     graph = repsim.nearest(x, 8, metric=metric)
     np.testing.assert_array_equal(graph.indices, _exact(x, 8, metric))
     assert graph.scanned < 40
+
+
+# ---------------------------------------------------------------------------------------------- filters
+
+
+bfloat16 = pytest.mark.skipif(not reductions.has_bfloat16(), reason="this CPU does not multiply bfloat16")
+
+
+def hard(kind: str) -> np.ndarray:
+    rng = np.random.default_rng(11)
+    x = rng.standard_normal((900, 24))
+    if kind == "narrow-cone":
+        x[:, 0] += 3000
+    if kind == "two-far-clusters":
+        x[450:] += 1000
+    if kind == "duplicates":
+        x = x[np.arange(900) // 90]
+    if kind == "near-duplicates":
+        x = x[np.arange(900) // 90] + 1e-6 * rng.standard_normal((900, 24))
+    if kind == "huge-rows":
+        x[[3, 500]] *= 1e4
+    if kind == "a-common-offset":
+        x += 10
+    return x * {"tiny": 2.0**-100, "large": 2.0**100}.get(kind, 1.0)
+
+
+HARD = (
+    "plain", "narrow-cone", "two-far-clusters", "duplicates", "near-duplicates", "huge-rows", "a-common-offset", "tiny",
+    "large",
+)  # fmt: skip
+
+
+@bfloat16
+@metrics
+@pytest.mark.parametrize("kind", HARD)
+def test_filters_give_the_same_bits(kind: str, metric: str) -> None:
+    x = hard(kind)
+    graphs = [repsim.nearest(x, 9, metric=metric, filter=filter) for filter in ("float32", "bfloat16")]
+    assert [graph.filter for graph in graphs] == ["float32", "bfloat16"]
+    assert all(graph.certified for graph in graphs)
+    np.testing.assert_array_equal(graphs[0].indices, graphs[1].indices)
+    np.testing.assert_array_equal(graphs[0].scores, graphs[1].scores)
+    if kind in ("tiny", "large"):  # beyond the oracle's float32; a power of two changes no neighbour
+        np.testing.assert_array_equal(graphs[1].indices, oracles.nearest(hard("plain"), 9, metric))
+        return
+    assert_graph_agrees(graphs[1], x, 9, metric)
+    if kind in ("duplicates", "near-duplicates"):
+        assert graphs[1].scanned == 900  # bfloat16 cannot tell ninety rows that differ by a millionth
+    if kind == "plain":
+        assert graphs[1].scanned < 90
+
+
+@bfloat16
+@metrics
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize(("m", "k"), [pytest.param(700, 12, id="margin"), pytest.param(12, 12, id="every-row-is-kept")])
+def test_bfloat16_queries_against_another_base(m: int, k: int, dtype: str, metric: str) -> None:
+    x, base = rows(130, 33, dtype=dtype), rows(m, 33, seed=1, dtype=dtype)
+    base[: min(m, 130)] = x[: min(m, 130)]
+    graph = repsim.nearest(x, k, metric=metric, base=base, filter="bfloat16")
+    assert_graph_agrees(graph, x, k, metric, base)
+
+
+@bfloat16
+@metrics
+def test_bfloat16_bits_do_not_depend_on_threads_or_blocks(metric: str) -> None:
+    x = rows(1201, 20, dtype=np.float32)
+    x[700:900] = x[100:300]
+    first = repsim.nearest(x, 12, metric=metric, filter="bfloat16")
+    for how in ({"threads": 1}, {"threads": 3, "block_rows": 192}, {"block_rows": 384}, {"block_rows": 5000}):
+        again = repsim.nearest(x, 12, metric=metric, filter="bfloat16", **how)
+        np.testing.assert_array_equal(again.indices, first.indices)
+        np.testing.assert_array_equal(again.scores, first.scores)
+        assert again.scanned == first.scanned
+
+
+@bfloat16
+@pytest.mark.parametrize(
+    ("kind", "chosen"),
+    [
+        pytest.param("plain", "bfloat16", id="pilot-passes"),
+        pytest.param("near-duplicates", "float32", id="pilot-fails"),
+    ],
+)
+def test_auto_tries_the_filter_on_a_few_rows(kind: str, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("repsim.reductions.neighbours.LEAST_PAIRS", 0)
+    monkeypatch.setattr("repsim.reductions.neighbours.PILOT", 40)
+    x = hard(kind)
+    graph = repsim.nearest(x, 9, metric="euclidean")
+    assert (graph.filter, graph.certified) == (chosen, True)
+    assert_graph_agrees(graph, x, 9, "euclidean")
+
+
+@bfloat16
+def test_auto_searches_all_with_float32_where_the_pilot_was_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows that are tried out, every 47th, are far from all others, which have many near-duplicates."""
+    monkeypatch.setattr("repsim.reductions.neighbours.LEAST_PAIRS", 0)
+    monkeypatch.setattr("repsim.reductions.neighbours.PILOT", 20)
+    x, alone = hard("near-duplicates"), np.linspace(0, 899, 20).astype(np.int64)
+    x[alone] = 100 + np.random.default_rng(5).standard_normal((20, 24))
+    steps: list[tuple[int, int]] = []
+    graph = repsim.nearest(x, 9, metric="euclidean", progress=lambda *step: steps.append(step))
+    assert graph.filter == "float32"
+    assert steps[-1][0] == steps[-1][1] == 3  # both searches of one block each, and what follows
+    np.testing.assert_array_equal(graph.indices, repsim.nearest(x, 9, metric="euclidean", filter="float32").indices)
+
+
+def test_few_rows_are_searched_with_float32() -> None:
+    graph = repsim.nearest(rows(300, 5), 3)
+    assert (graph.filter, graph.scanned, graph.certified) == ("float32", 0, True)
+
+
+def test_a_graph_made_by_hand_is_not_certified() -> None:
+    assert not repsim.Neighbours(np.zeros((2, 1), np.int64), np.ones((2, 1), np.float32), "cosine", 2, True).certified
+
+
+def test_unknown_filter() -> None:
+    message = r"^\[nearest\] expected filter 'auto', 'float32' or 'bfloat16', got 'float16'$"
+    with pytest.raises(ValueError, match=message):
+        repsim.nearest(rows(30, 5), 3, filter="float16")
+
+
+def test_bfloat16_on_a_cpu_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("repsim.reductions.has_bfloat16", lambda: False)
+    message = r"^\[nearest\] expected filter 'auto' or 'float32' on a CPU without AVX512-BF16, got 'bfloat16'$"
+    with pytest.raises(ValueError, match=message):
+        repsim.nearest(rows(30, 5), 3, filter="bfloat16")

@@ -57,4 +57,14 @@ auto with_elements(const Source& x, Use use) {
   throw std::invalid_argument("dtype: expected float16, bfloat16, float32 or float64");
 }
 
+inline int64_t bytes_of(DType dtype) {
+  constexpr int64_t bytes[] = {2, 2, 4, 8};
+  return bytes[static_cast<int>(dtype)];
+}
+
+// The first element of row i.
+inline const void* row_of(const Source& x, int64_t i) {
+  return static_cast<const char*>(x.data) + i * x.row_stride * bytes_of(x.dtype);
+}
+
 }  // namespace repsim::cpu

@@ -67,7 +67,7 @@ int64_t lift_rows(const Source& x, const double* shift, int64_t first, double* p
       const int64_t rest = x.depth - k;
       for (int64_t i = 0; i < count; ++i) {
         const auto* row = rows + i * x.row_stride;
-        double last[3 * kPanel] = {};
+        double last[4 * kPanel] = {};  // at most 17 entries are left, and at most four panels
         for (int64_t r = 0; r < rest; ++r) {
           last[r] = cpu::widen(row[k + r]) - shift[k + r];
           squares[i][r] += last[r] * last[r];

@@ -93,14 +93,14 @@ class KernelTiles {
   // the whole tile at once, at about twice the cost of its products, where they are many.
   void mend(const BlockPair& pair, const Tile& tile, Lost lost, float gain, float* c) {
     constexpr int32_t kFew = 64;
-    hits_.resize(kTile * kTile);
-    const int32_t found = ops_.lost(c, half_i_, half_j_, lost, gain, hits_.data());
+    lost_.resize(kTile * kTile);
+    const int32_t found = ops_.lost(c, half_i_, half_j_, lost, gain, lost_.data());
     int32_t count = 0;
     for (int32_t h = 0; h < found; ++h)
-      if (!(tile.diagonal && hits_[h].row == hits_[h].column)) hits_[count++] = hits_[h];
+      if (!(tile.diagonal && lost_[h].row == lost_[h].column)) lost_[count++] = lost_[h];
     if (count > kFew) return ops_.differences(at_i(pair, tile), at_j(pair, tile), pair.depth, true, c);
     for (int32_t h = 0; h < count; ++h) {
-      const int64_t i = tile.i + hits_[h].row, j = tile.j + hits_[h].column;
+      const int64_t i = tile.i + lost_[h].row, j = tile.j + lost_[h].column;
       const float* a = pair.rows_i + i / kPanel * kPanel * pair.depth + i % kPanel;
       const float* b = pair.rows_j + j / kPanel * kPanel * pair.depth + j % kPanel;
       double sum = 0;
@@ -108,13 +108,13 @@ class KernelTiles {
         const double difference = static_cast<double>(a[k * kPanel]) - b[k * kPanel];
         sum += difference * difference;
       }
-      c[hits_[h].row * kTile + hits_[h].column] = static_cast<float>(-sum / 2);
+      c[lost_[h].row * kTile + lost_[h].column] = static_cast<float>(-sum / 2);
     }
   }
 
   const TileOps& ops_ = tile_ops();
   TileBuffer scratch_;  // a term, and a factor of it
-  std::vector<Hit> hits_;
+  std::vector<Place> lost_;
   alignas(64) float half_i_[kTile], half_j_[kTile];
 };
 

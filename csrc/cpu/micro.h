@@ -123,14 +123,14 @@ struct Micro {
       }
   }
 
-  // c = a b' over 12 panels of each, or c += a b'.
+  // c = a b' over 12 panels of each, or c += a b'; only the first `rows` rows need be right.
   template <bool accumulate>
-  static void product(const Word* a, const Word* b, int64_t depth, Sum* c) {
+  static void product(const Word* a, const Word* b, int64_t depth, Sum* c, int64_t rows = kTile) {
     const int64_t panel_stride = depth * kPanel;
     for (int64_t k = 0; k < depth; k += kDepthChunk) {
       const int64_t chunk = depth - k < kDepthChunk ? depth - k : kDepthChunk;
       for (int64_t j = 0; j < kTile; j += kColumns)
-        for (int64_t i = 0; i < kTile; i += kRows) {
+        for (int64_t i = 0; i < rows; i += kRows) {
           if (!accumulate && k == 0)
             block<false>(a + k * kPanel, b + k * kPanel, i, j, panel_stride, chunk, c);
           else

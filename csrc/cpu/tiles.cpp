@@ -8,6 +8,10 @@
 
 #include "micro.h"
 
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
 namespace repsim::cpu::REPSIM_ISA {
 namespace {
 
@@ -48,10 +52,14 @@ void add_products(const double* a, const double* b, int64_t panel_stride, int64_
       Block::block<true>(a, b, i, j, panel_stride, depth, c);
 }
 
+void multiply_rows(const float* a, const float* b, int64_t depth, int64_t rows, float* c) {
+  Micro<float>::product<false>(a, b, depth, c, rows);
+}
+
 #ifdef __AVX512BF16__
-void multiply_pairs(const uint32_t* a, const uint32_t* b, int64_t words, float* c) {
+void multiply_pairs(const uint32_t* a, const uint32_t* b, int64_t words, int64_t rows, float* c) {
   Micro<BFloatPair>::product<false>(reinterpret_cast<const BFloatPair*>(a), reinterpret_cast<const BFloatPair*>(b),
-                                    words, c);
+                                    words, c, rows);
 }
 #else
 constexpr auto multiply_pairs = nullptr;
@@ -210,7 +218,29 @@ inline bool any(const Integers& mask) {
   return set != 0;
 }
 
-int32_t select(const float* c, const float* row_threshold, const float* column_threshold, Hit* hits) {
+// Appends the lanes of a mask to the hits of row i: their columns from j on, and their scores.
+#ifdef __AVX512F__
+// Without a branch on which lanes are set; vector extensions have no compression.
+inline int32_t append(const Integers& mask, Vector score, int32_t j, int32_t found, Hits& hits) {
+  const __mmask16 set = _mm512_test_epi32_mask(reinterpret_cast<__m512i>(mask), reinterpret_cast<__m512i>(mask));
+  const __m512i columns =
+      _mm512_add_epi32(_mm512_set1_epi32(j), _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0));
+  _mm512_storeu_si512(hits.columns + found, _mm512_maskz_compress_epi32(set, columns));
+  _mm512_storeu_ps(hits.scores + found, _mm512_maskz_compress_ps(set, reinterpret_cast<__m512>(score)));
+  return found + __builtin_popcount(set);
+}
+#else
+inline int32_t append(const Integers& mask, Vector score, int32_t j, int32_t found, Hits& hits) {
+  for (int32_t lane = 0; lane < kLanes; ++lane) {
+    hits.columns[found] = j + lane;
+    hits.scores[found] = score[lane];
+    found -= mask[lane];
+  }
+  return found;
+}
+#endif
+
+void select(const float* c, const float* row_threshold, const float* column_threshold, Hits& hits) {
   constexpr int32_t kGroup = 4 * kLanes;  // whether a lane is set costs more to find out than the comparison itself
   int32_t found = 0;
   for (int32_t i = 0; i < kTile; ++i) {
@@ -223,23 +253,18 @@ int32_t select(const float* c, const float* row_threshold, const float* column_t
     for (int32_t first = 0; first < kTile; first += kGroup) {
       Integers together = {};
       for (int32_t j = first; j < first + kGroup; j += kLanes) together |= passed(j);
-      if (!any(together)) [[likely]]
-        continue;
-      for (int32_t j = first; j < first + kGroup; j += kLanes) {
-        const Integers here = passed(j);
-        const Vector score = load(c + i * kTile + j);
-        for (int32_t lane = 0; lane < kLanes; ++lane)
-          if (here[lane]) hits[found++] = {i, j + lane, score[lane]};
-      }
+      if (!any(together)) continue;
+      for (int32_t j = first; j < first + kGroup; j += kLanes)
+        found = append(passed(j), load(c + i * kTile + j), j, found, hits);
     }
+    hits.ends[i] = found;
   }
-  return found;
 }
 
 // A product of float32 rows errs by about 2^-22 (h_i + h_j). That is too much for exp(gain q) where gain times it
 // exceeds 2^-15 and the kernel is not negligible; for exp(-gain sqrt(-2 q)), whose root magnifies it near 0, likewise;
 // and for the distance itself where it exceeds 2^-12 of it.
-int32_t lost(const float* c, const float* half_i, const float* half_j, Lost use, float gain, Hit* hits) {
+int32_t lost(const float* c, const float* half_i, const float* half_j, Lost use, float gain, Place* places) {
   constexpr float kNegligible = 25.0f;  // e^-25 = 1.4e-11
   int32_t found = 0;
   for (int32_t i = 0; i < kTile; ++i)
@@ -260,7 +285,7 @@ int32_t lost(const float* c, const float* half_i, const float* half_j, Lost use,
       if (!any(here)) [[likely]]
         continue;
       for (int32_t lane = 0; lane < kLanes; ++lane)
-        if (here[lane]) hits[found++] = {i, j + lane, q[lane]};
+        if (here[lane]) places[found++] = {i, j + lane};
     }
   return found;
 }
@@ -292,6 +317,7 @@ extern const TileOps ops;
 const TileOps ops = {REPSIM_ISA_NAME,
                      multiply,
                      add_products,
+                     multiply_rows,
                      multiply_pairs,
                      differences,
                      subtract_halves,

@@ -7,10 +7,16 @@
 
 namespace repsim::cpu {
 
-// A score that a row or a column of the tile asked for.
-struct Hit {
+// The scores that a row or a column of the tile asked for, row by row: those of row i lie before ends[i]. Whole vectors
+// are stored, so there is room for one beyond the last.
+struct Hits {
+  int32_t columns[kTile * kTile + 16];
+  float scores[kTile * kTile + 16];
+  int32_t ends[kTile];
+};
+
+struct Place {
   int32_t row, column;
-  float score;
 };
 
 // What a distance is used in, which decides how many of its digits matter.
@@ -25,16 +31,19 @@ struct TileOps {
   // at least where i <= above + j. Panels as those of float32, [.., depth, 16], `panel_stride` doubles apart.
   void (*add_products)(const double* a, const double* b, int64_t panel_stride, int64_t depth, int64_t rows,
                        int64_t columns, int64_t above, double* c /* [192, 192] */);
-  // c[i][j] = a_i . b_j of bfloat16 pairs, summed in float32: word t of a row holds its features 2t (lower half) and
-  // 2t + 1. Null where the instruction set has no such product.
-  void (*multiply_pairs)(const uint32_t* a /* [12, words, 16] */, const uint32_t* b, int64_t words, float* c);
+  // The first `rows` rows of c[i][j] = a_i . b_j, at least; the others are left as they are or filled alike.
+  void (*multiply_rows)(const float* a, const float* b, int64_t depth, int64_t rows, float* c);
+  // The same of bfloat16 pairs, summed in float32: word t of a row holds its features 2t (lower half) and 2t + 1. Null
+  // where the instruction set has no such product.
+  void (*multiply_pairs)(const uint32_t* a /* [12, words, 16] */, const uint32_t* b, int64_t words, int64_t rows,
+                         float* c);
   // c[i][j] = -|a_i - b_j|^2 / 2 (squared) or -|a_i - b_j|_1, from the differences
   void (*differences)(const float* a, const float* b, int64_t depth, bool squared, float* c);
   // c[i][j] -= half_i[i] + half_j[j]
   void (*subtract_halves)(float* c, const float* half_i /* [192] */, const float* half_j /* [192] */);
   // Writes every (i, j) whose c = -|x_i - x_j|^2 / 2 has lost too many digits for what it is used in; returns how many.
   int32_t (*lost)(const float* c, const float* half_i, const float* half_j, Lost use, float gain,
-                  Hit* hits /* [192 * 192] */);
+                  Place* places /* [192 * 192] */);
   // c[i][j] = exp(gain min(c[i][j] - half_i[i] - half_j[j], 0)) - shift
   void (*rbf)(float* c, const float* half_i, const float* half_j, float gain, float shift);
   // c[i][j] = exp(gain min(c[i][j], 0)) - shift
@@ -58,9 +67,9 @@ struct TileOps {
   void (*weighted_sums)(const float* c, const float* weight_i, const float* weight_j, double* rows, double* columns);
   // sum_ij a[i][j] b[i][j]
   double (*dot)(const float* a, const float* b);
-  // Writes every (i, j) with c >= row_threshold[i] or c >= column_threshold[j]; returns how many.
-  int32_t (*select)(const float* c, const float* row_threshold /* [192] */, const float* column_threshold /* [192] */,
-                    Hit* hits /* [192 * 192] */);
+  // Finds every (i, j) with c >= row_threshold[i] or c >= column_threshold[j].
+  void (*select)(const float* c, const float* row_threshold /* [192] */, const float* column_threshold /* [192] */,
+                 Hits& hits);
   // With u the bits of -c[i][j] >= 0: writes (u >> dropped) - first where it is in [0, count), in any order; returns
   // how many. Where c is -infinity there is no pair. `below`: how many lie below the first.
   int32_t (*count_bits)(const float* c, int dropped, uint32_t first, uint32_t count, uint32_t* found /* [192 * 192] */,

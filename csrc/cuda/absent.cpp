@@ -9,6 +9,6 @@ void kernel_sums(const KernelMatrix*, int64_t, int64_t, const BlockRange&, int64
   throw Absent();
 }
 
-void nearest(const BlockPair&, Metric, const BlockRange&, bool, int64_t, const Candidates&, void*) { throw Absent(); }
+void nearest(const SearchPair&, Metric, const BlockRange&, bool, int64_t, const Candidates&, void*) { throw Absent(); }
 
 }  // namespace repsim::cuda

@@ -2,22 +2,43 @@
 
 from .distances import median_distance
 from .feature_space import feature_space_flop, feature_sums, tiles_flop
+from .graphs import (
+    ListedRows,
+    Lists,
+    WeightedLists,
+    first_bad_list,
+    list_sums,
+    list_terms,
+    masked_hsic,
+    second_order_sums,
+    second_order_terms,
+)
 from .leave_one_out import feature_row_terms
-from .neighbours import nearest
+from .neighbours import has_bfloat16, nearest
 from .sums import HsicSums, RowTerms
 from .third_moments import ThirdMoments, third_moments
 from .tiles import kernel_sums
 
 __all__ = [
     "HsicSums",
+    "ListedRows",
+    "Lists",
     "RowTerms",
     "ThirdMoments",
+    "WeightedLists",
     "feature_row_terms",
     "feature_space_flop",
     "feature_sums",
+    "first_bad_list",
+    "has_bfloat16",
     "kernel_sums",
+    "list_sums",
+    "list_terms",
+    "masked_hsic",
     "median_distance",
     "nearest",
+    "second_order_sums",
+    "second_order_terms",
     "third_moments",
     "tiles_flop",
 ]

@@ -11,6 +11,8 @@ import numpy as np
 from .. import _core, blocks
 from ..arrays import Rows
 
+_TOGETHER = 16  # sampled rows read at a time
+
 
 @dataclass(frozen=True)
 class Centre:
@@ -34,7 +36,7 @@ def robust_centre(rows: Rows, *, function: str, threads: int) -> Centre:
     ValueError: a row is not finite (it is named), beyond the range of squares, or all rows are equal.
     """
     column_sums(rows, function=function, threads=threads)  # every row is finite
-    middle = np.median(a_few(rows), axis=0)
+    middle = column_medians(a_few(rows))
     norms = squared_norms(rows, middle, function=function, threads=threads)
     if not norms.max() > 0:
         raise equal_rows(rows, len(rows), function=function)
@@ -73,6 +75,8 @@ def squared_norms(rows: Rows, shift: np.ndarray | None, *, function: str, thread
     for start, stop in rows.sweep():
         _core.squared_norms(rows.values[start:stop], rows.dtype, shift, norms[start:stop], threads)
     longest = float(norms.max())
+    if not math.isfinite(longest):
+        column_sums(rows, function=function, threads=threads)  # names a row that is not finite
     if not (longest == 0 or 1e-280 < longest < 1e280):
         raise ValueError(
             f"[{function}] expected {rows.name} with values between about 1e-140 and 1e140, whose squares float64 "
@@ -103,6 +107,18 @@ class Packer:
             )  # fmt: skip
         return panels, halves
 
+    def pairs(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The same in pairs of bfloat16, and how far each packed row lies from the row it stands for."""
+        panels = blocks.empty_panels(count, -(-self.rows.depth // 2)).view(np.uint32)
+        halves, residuals = np.empty(count, np.float32), np.empty(count, np.float32)
+        stop = first + count
+        scale = np.ascontiguousarray(self.scale[first:stop])
+        _core.pack_pairs(
+            self.rows.values[first:stop], self.rows.dtype, self.shift, scale, self.offset, panels, halves, residuals,
+            self.threads,
+        )  # fmt: skip
+        return panels, halves, residuals
+
 
 def _panels_before(row: int) -> int:
     return -(-row // blocks.TILE) * (blocks.TILE // _core.PANEL)
@@ -110,9 +126,18 @@ def _panels_before(row: int) -> int:
 
 def a_few(rows: Rows) -> np.ndarray:
     """Up to 255 evenly spaced rows in float64, fewer where they are very wide."""
-    sample = rows.wide(evenly_spaced(len(rows), max(15, min(255, 2**22 // rows.depth))))
-    rows.release(0, len(rows))
+    picked = np.arange(len(rows))[evenly_spaced(len(rows), blocks.sample_rows(rows.depth))]
+    sample = np.empty((len(picked), rows.depth))
+    for start in range(0, len(picked), _TOGETHER):
+        some = picked[start : start + _TOGETHER]
+        sample[start : start + _TOGETHER] = rows.wide(some)
+        rows.release(int(some[0]), int(some[-1]) + 1)
     return sample
+
+
+def column_medians(sample: np.ndarray) -> np.ndarray:
+    """[d], some columns at a time: a median takes a copy of what it is given."""
+    return np.concatenate([np.median(part, axis=0) for part in np.split(sample, range(1024, sample.shape[1], 1024), 1)])
 
 
 def evenly_spaced(n: int, count: int) -> np.ndarray | slice:

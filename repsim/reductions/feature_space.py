@@ -101,8 +101,9 @@ def _passes(
     def depths(pairs: Sequence[Pair]) -> list[int]:
         return [matrices[p].depth for p in {p for pair in pairs for p in pair}]
 
-    # Beside the products; the pages of one map at a time are held.
+    # Beside the products; of one map at a time some pages are held, and before that of one matrix some rows.
     resident = max((min(RESIDENT_BYTES, r.values.nbytes) if r.mapping else 0) for r in matrices)
+    resident += blocks.sample_bytes([rows.depth for rows in matrices])
 
     def held(pairs: Sequence[Pair]) -> int:
         return resident + sum((matrices[p].depth + 2) * (matrices[q].depth + 2) * 8 for p, q in pairs)

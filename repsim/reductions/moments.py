@@ -14,7 +14,7 @@ import numpy as np
 
 from .. import _core, blocks
 from ..arrays import Rows
-from .centre import column_sums, equal_rows, evenly_spaced, not_finite, squared_norms
+from .centre import a_few, column_medians, column_sums, equal_rows, not_finite, squared_norms
 
 FIRST_ROWS = 255  # whose median is the provisional origin
 MOST_ROOM = 1024  # lifted rows held at a time: a power of two times the 512 rows that are summed together
@@ -196,13 +196,8 @@ class FeatureMoments:
 
 def provisional_origin(rows: Rows) -> np.ndarray:
     """The coordinate-wise median of up to 255 evenly spaced rows: one far row among them does not move it."""
-    picked = evenly_spaced(len(rows), FIRST_ROWS)
-    origin = np.empty(rows.depth)
-    for start in range(0, rows.depth, MOST_ROOM):
-        columns = slice(start, start + MOST_ROOM)
-        with np.errstate(all="ignore"):
-            origin[columns] = np.median(rows.wide(picked, columns), axis=0)
-    rows.release(0, len(rows))
+    with np.errstate(all="ignore"):
+        origin = column_medians(a_few(rows))
     return np.where(np.isfinite(origin), origin, 0.0)  # rows that are not finite are named when they are read
 
 

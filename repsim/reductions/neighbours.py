@@ -1,9 +1,10 @@
-"""Exact nearest neighbours: float32 tiles propose, float64 decides."""
+"""Exact nearest neighbours: tiles of packed rows propose, float64 decides."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,33 @@ import numpy as np
 from .. import _core, blocks
 from ..arguments import Progress
 from ..arrays import Rows
-from .centre import Packer, a_few, column_sums, power_of_two_below, squared_norms
+from .centre import Packer, a_few, column_sums, evenly_spaced, power_of_two_below, squared_norms
 
 # Longest rows that are candidates of every row under the inner product.
 HEAVY = 16
+# Fewer pairs than this take longer to try out on bfloat16 than to search with float32.
+LEAST_PAIRS = 4096**2
+# Rows that are tried out: two per cent of the work at 20 000 rows.
+PILOT = 192
+# Rows that the filter leaves open are settled one by one up to this share of all, beyond it float32 searches them all.
+MOST_OPEN = 0.25
+# Beyond this share more candidates are worth their time.
+FEW_OPEN = 0.03
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found, and how: see :class:`repsim.Neighbours`."""
+
+    indices: np.ndarray  # [n, k] int64
+    scores: np.ndarray  # [n, k] float32
+    filter: str
+    scanned: int
+
+
+def has_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16."""
+    return bool(_core.multiplies_bfloat16())
 
 
 def nearest(
@@ -25,81 +49,303 @@ def nearest(
     *,
     function: str,
     threads: int,
+    filter: str = "auto",
     block_rows: int | None = None,
     progress: Progress | None = None,
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Exact k nearest rows: indices [n, k] int64, scores [n, k] float32, best first; and how many rows were scanned.
+) -> Found:
+    """Exact k nearest rows of every row, best first; O(n k) memory, cost n^2 d flop (2 n m d against m rows).
 
     With ``base`` None the rows of x are searched themselves, each left out of its own list by index, and every tile of
-    scores serves both of its sides. O(n k) memory, cost n^2 d flop (2 n m d against a base of m rows).
+    scores serves both of its sides.
+
+    The tiles compute scores of packed rows, float32 or bfloat16. How far each packed row lies from the row it stands
+    for is measured, so every score is an interval: what cannot be among the k best is dropped, the others are ranked by
+    float64 scores, and a row is decided when nothing that was turned away can reach its k-th best. What stays open is
+    settled by float32 tiles, whose every score that could still reach it is found in float64.
     """
     symmetric = base is None
-    other = x if base is None else base
-    sides = (x,) if symmetric else (x, other)
-    packers, unit = _neighbour_packers(sides, metric, function=function, threads=threads)
+    sides, unit = _sides(x, base, metric, function=function, threads=threads)
+    search = _Search(sides[0], sides[-1], symmetric, k, metric, unit, threads, block_rows)
     n = len(x)
-    # A few more than k are kept: the gap between the k-th and the last of them is what certifies a row.
-    kept = min(k + 8 + k // 8, len(other) - symmetric)
-    keys = np.empty((n, 2 * kept + 16), np.uint64)
-    counts = np.zeros(n, np.int32)
-    thresholds = np.full(n, -np.finfo(np.float32).max, np.float32)
-    halves = [np.empty(len(rows), np.float32) for rows in sides]
+    trying = filter == "auto"
+    if trying:
+        pays = n > 8 * PILOT and n * len(sides[-1].rows) >= LEAST_PAIRS
+        filter = "bfloat16" if pays and has_bfloat16() else "float32"
+    packed, margin = search.packed(filter), _margin(filter, k)
+    steps = _Steps(progress)
+    if trying and filter == "bfloat16":
+        share, margin = search.try_out(packed, margin)
+        if share > MOST_OPEN:
+            filter = "float32"
+            packed, margin = search.packed(filter), _margin(filter, k)
+    found, still_open = search.run(packed, margin, steps)
+    if trying and filter == "bfloat16" and len(still_open.rows) > MOST_OPEN * n:
+        filter = "float32"
+        packed = search.packed(filter)
+        found, still_open = search.run(packed, _margin(filter, k), steps)
+    search.settle(found, still_open, packed)
+    steps.end()
+    return replace(found, filter=filter, scanned=len(still_open.rows))
 
-    plan = blocks.traversal(n, len(other), [x.depth], symmetric=symmetric, block_rows=block_rows)
-    tiles = "inner_product" if metric == "inner_product" else "euclidean"
-    held: tuple[int, Any] = (-1, None)
-    for done, span in enumerate(plan):
-        if held[0] != span.first_i:
-            held = (span.first_i, packers[0].block(span.first_i, span.rows_i))
-            halves[0][span.first_i : span.first_i + span.rows_i] = held[1][1]
-        same = symmetric and span.first_j == span.first_i
-        block_j = held[1] if same else packers[-1].block(span.first_j, span.rows_j)
-        halves[-1][span.first_j : span.first_j + span.rows_j] = block_j[1]
-        _core.nearest(held[1], block_j, tiles, span.as_tuple(), symmetric, kept, keys, counts, thresholds, threads)
-        if progress:
-            progress(done + 1, len(plan) + 1)
 
-    heavy, longest = np.empty(0, np.int64), 0.0
-    if metric == "inner_product":  # a few long rows would loosen the bound of all: they become candidates everywhere
-        heavy = np.sort(np.argpartition(halves[-1], -HEAVY)[-HEAVY:]) if len(other) > 2 * HEAVY else heavy
-        longest = math.sqrt(2 * float(np.delete(halves[-1], heavy).max()))
-    indices, scores = np.empty((n, k), np.int64), np.empty((n, k), np.float32)
-    scanned = 0
-    for start in range(0, n, blocks.MOST_ROWS):
-        part = slice(start, min(start + blocks.MOST_ROWS, n))
-        scanned += _core.rank_neighbours(
-            x.values[part], x.dtype, other.values, other.dtype, metric, keys[part], counts[part], thresholds[part],
-            halves[0][part], unit, longest, heavy, kept, start if symmetric else -1, indices[part], scores[part],
-            threads,
+def _margin(filter: str, k: int) -> int:
+    """Candidates kept beyond k: the gap between the k-th and the last of them is what certifies a row."""
+    return min(10 + k // 2, 40 + k // 4) if filter == "bfloat16" else 8 + k // 8
+
+
+class _Steps:
+    """Reports steps done of those known so far, and one more for what follows them."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self.progress, self.done, self.total = progress, 0, 1
+
+    def over(self, plan: blocks.Traversal) -> Iterator[blocks.Range]:
+        self.total += len(plan)
+        for span in plan:
+            yield span
+            self.end()
+
+    def end(self) -> None:
+        self.done += 1
+        if self.progress:
+            self.progress(self.done, self.total)
+
+
+@dataclass(frozen=True)
+class _Side:
+    """Rows and how they are packed."""
+
+    rows: Rows
+    packer: Packer
+    squared_norms: np.ndarray | None  # [n], only for the cosine
+
+    def at(self, positions: np.ndarray | slice) -> _Side:
+        rows = replace(self.rows, values=self.rows.values[positions])
+        packer = replace(self.packer, rows=rows, scale=self.packer.scale[positions])
+        return _Side(rows, packer, None if self.squared_norms is None else self.squared_norms[positions])
+
+
+class _Packed:
+    """The rows of a side as a filter sees them, block by block; all blocks are kept if they fit the budget."""
+
+    def __init__(self, side: _Side, filter: str, slack: float) -> None:
+        self.side, self.filter = side, filter
+        n, depth = len(side.rows), side.rows.depth
+        self.words = -(-depth // 2) if filter == "bfloat16" else depth
+        self.halves, self.residuals = np.empty((2, n), np.float32)
+        self.floor = slack + math.sqrt(depth) * 2.0**-125  # a subnormal entry is lost
+        self.keeps_all = n * self.words * 4 <= blocks.PACKED_BUDGET
+        self.kept: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def block(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        if first in self.kept:
+            return self.kept[first]
+        part = slice(first, first + count)
+        if self.filter == "bfloat16":
+            panels, halves, residuals = self.side.packer.pairs(first, count)
+        else:
+            panels, halves = self.side.packer.block(first, count)
+            residuals = np.sqrt(2 * halves) * np.float32(1.001 * 2.0**-24)  # every entry is rounded
+        self.halves[part] = halves
+        self.residuals[part] = residuals + np.float32(1.001 * self.floor)
+        if self.keeps_all:
+            self.kept[first] = panels, halves
+        return panels, halves
+
+
+@dataclass(frozen=True)
+class _Reach:
+    """How far the packed rows of a base can be from the exact ones, in the units of the packed rows."""
+
+    ratio: float  # residual <= ratio * norm + floor
+    floor: float
+    longest: float  # largest norm and residual of the rows that are not heavy
+    coarsest: float
+    heavy: np.ndarray  # candidates of every row: a few long rows would loosen the bound of all
+
+    @classmethod
+    def of(cls, base: _Packed, metric: str) -> _Reach:
+        heavy = np.empty(0, np.int64)
+        norms, residuals = np.sqrt(2 * base.halves.astype(np.float64)), base.residuals.astype(np.float64)
+        if metric == "inner_product" and len(norms) > 2 * HEAVY:
+            heavy = np.sort(np.argpartition(norms, -HEAVY)[-HEAVY:])
+            norms, residuals = np.delete(norms, heavy), np.delete(residuals, heavy)
+        floor = 1.01 * base.floor
+        above = residuals > floor
+        least = norms[above] * (1 - 1e-6) - residuals[above]
+        ratio = np.inf if (least <= 0).any() else ((residuals[above] - floor) / least).max(initial=0.0)
+        return cls(1.001 * float(ratio), floor, 1.001 * float(norms.max()), float(residuals.max()), heavy)
+
+    def in_float32(self) -> _Reach:
+        """Of the same rows when float32 holds them."""
+        longest = 1.001 * (self.longest + self.coarsest)
+        return replace(self, ratio=2.0**-23, longest=longest, coarsest=2.0**-23 * longest + self.floor)
+
+
+@dataclass(frozen=True)
+class _Open:
+    """Rows that are not decided: where they are, their best lists so far, and what is known of the base."""
+
+    rows: np.ndarray  # [m]
+    scores: np.ndarray  # [m, k] float64
+    reach: _Reach
+
+
+@dataclass(frozen=True)
+class _Search:
+    left: _Side
+    right: _Side
+    symmetric: bool
+    k: int
+    metric: str
+    unit: float
+    threads: int
+    block_rows: int | None
+
+    @property
+    def slack(self) -> float:
+        """Unit rows are found in float64: they are that far from the exact ones."""
+        return 2.0**-50 if self.metric == "cosine" else 0.0
+
+    def packed(self, filter: str) -> tuple[_Packed, _Packed]:
+        """Both sides for a filter; the same object twice where they are the same rows."""
+        left = _Packed(self.left, filter, self.slack)
+        return left, left if self.symmetric else _Packed(self.right, filter, self.slack)
+
+    def try_out(self, packed: tuple[_Packed, _Packed], margin: int) -> tuple[float, int]:
+        """The share of some evenly spaced rows that a filter leaves open, and the margin it takes."""
+        picked = np.asarray(evenly_spaced(len(self.left.rows), PILOT))
+        few = _Packed(self.left.at(picked), packed[0].filter, self.slack)
+        own = picked if self.symmetric else np.full(len(picked), -1)
+        one_sided = replace(self, symmetric=False)
+        shares = {}
+        for wider in (margin, 4 * margin):
+            _, still_open = one_sided._ranked(few, packed[1], own, wider, _Steps(None))
+            shares[wider] = len(still_open.rows) / len(picked)
+            if shares[wider] <= FEW_OPEN:
+                break
+        best = min(shares, key=lambda wider: shares[wider])
+        return shares[best], best
+
+    def run(self, packed: tuple[_Packed, _Packed], margin: int, steps: _Steps) -> tuple[Found, _Open]:
+        """The search of all rows by a filter, and what it leaves open."""
+        n = len(self.left.rows)
+        own = np.arange(n) if self.symmetric else np.full(n, -1)
+        return self._ranked(*packed, own, margin, steps)
+
+    def _ranked(
+        self, left: _Packed, right: _Packed, own: np.ndarray, margin: int, steps: _Steps
+    ) -> tuple[Found, _Open]:
+        n, m = len(left.side.rows), len(right.side.rows)
+        kept = min(self.k + margin, m - self.symmetric)
+        keys = np.empty((n, 2 * kept + 16), np.uint64)
+        counts = np.zeros(n, np.int32)
+        thresholds = np.full(n, -np.finfo(np.float32).max, np.float32)
+        plan = blocks.traversal(n, m, [left.words], symmetric=self.symmetric, block_rows=self.block_rows)
+        tiles = "inner_product" if self.metric == "inner_product" else "euclidean"
+        held: tuple[int, Any] = (-1, None)
+        for span in steps.over(plan):
+            if held[0] != span.first_i:
+                held = (span.first_i, left.block(span.first_i, span.rows_i))
+            same = self.symmetric and span.first_j == span.first_i
+            block_j = held[1] if same else right.block(span.first_j, span.rows_j)
+            _core.nearest(
+                held[1], block_j, left.filter, tiles, span.as_tuple(), self.symmetric, kept, keys, counts, thresholds,
+                self.threads,
+            )  # fmt: skip
+        reach = _Reach.of(right, self.metric)
+        indices, scores = np.empty((n, self.k), np.int64), np.empty((n, self.k), np.float32)
+        open_rows, open_scores = [], []
+        for start in range(0, n, blocks.MOST_ROWS):
+            part = slice(start, min(start + blocks.MOST_ROWS, n))
+            exact = np.empty((part.stop - start, self.k))
+            undecided = np.empty(len(exact), np.uint8)
+            _core.rank_neighbours(
+                self._ranking(left.side.at(part), own[part]), keys[part], counts[part], thresholds[part],
+                self._certificate(left, right, reach, part, kept), indices[part], exact, undecided, self.threads,
+            )  # fmt: skip
+            _round_scores(exact, scores, part)
+            at = np.flatnonzero(undecided)
+            open_rows.append(start + at)
+            open_scores.append(exact[at])
+        found = Found(indices, scores, left.filter, 0)
+        return found, _Open(np.concatenate(open_rows), np.concatenate(open_scores), reach)
+
+    def settle(self, found: Found, still_open: _Open, packed: tuple[_Packed, _Packed]) -> None:
+        """Decides the rows that are open, in place."""
+        if not len(still_open.rows):
+            return
+        base = packed[1] if packed[1].filter == "float32" else self.packed("float32")[1]
+        reach = still_open.reach if packed[1].filter == "float32" else still_open.reach.in_float32()
+        plan = blocks.traversal(
+            len(still_open.rows), len(base.side.rows), [base.words], symmetric=False, block_rows=self.block_rows
+        )
+        for start in plan.starts_i:
+            part = slice(start, start + plan.block_rows)
+            rows = still_open.rows[part]
+            few = _Packed(self.left.at(rows), "float32", self.slack)
+            block_i = few.block(0, len(rows))
+            indices, exact = found.indices[rows], still_open.scores[part]
+            own = rows if self.symmetric else np.full(len(rows), -1)
+            for first in plan.starts_j:
+                count = min(plan.block_rows, plan.columns - first)
+                block_j = base.block(first, count)
+                _core.settle_neighbours(
+                    block_i, block_j, "float32", (0, len(rows), first, count), self._ranking(few.side, own),
+                    self._certificate(few, base, reach, slice(None), self.k), indices, exact, self.threads,
+                )  # fmt: skip
+            found.indices[rows] = indices
+            _round_scores(exact, found.scores, rows)
+
+    def _ranking(self, side: _Side, own: np.ndarray) -> tuple[Any, ...]:
+        x, base = side.rows, self.right.rows
+        return (
+            x.values, x.dtype, base.values, base.dtype, self.metric, side.squared_norms, self.right.squared_norms, own,
+            self.k,
         )  # fmt: skip
-    if progress:
-        progress(len(plan) + 1, len(plan) + 1)
-    return indices, scores, scanned
+
+    def _certificate(self, left: _Packed, right: _Packed, reach: _Reach, part: slice, kept: int) -> tuple[Any, ...]:
+        return (
+            left.filter, left.halves[part], left.residuals[part], right.halves, right.residuals, self.unit,
+            reach.ratio, reach.floor, reach.longest, reach.coarsest, reach.heavy, kept,
+        )  # fmt: skip
 
 
-def _neighbour_packers(
-    sides: Sequence[Rows], metric: str, *, function: str, threads: int
-) -> tuple[list[Packer], float]:
-    """Both sides moved and scaled alike, so that the ranking stays and float32 is fine where neighbours differ.
+def _round_scores(exact: np.ndarray, scores: np.ndarray, at: slice | np.ndarray) -> None:
+    with np.errstate(over="ignore"):  # beyond float32 a score is infinite; the ranking is that of float64
+        scores[at] = exact
+
+
+def _sides(x: Rows, base: Rows | None, metric: str, *, function: str, threads: int) -> tuple[list[_Side], float]:
+    """Both sides moved and scaled alike, so that the ranking stays and packed rows are fine where neighbours differ.
 
     Distances are taken from the middle of the base. So are cosines, as distances between unit rows: in a narrow cone
     all of them are near 1, and only what is left of the cone's axis tells them apart.
     """
-    for rows in sides:
-        column_sums(rows, function=function, threads=threads)  # every row is finite
-    sample = a_few(sides[-1])
+    both = [x] if base is None else [x, base]
+
+    def norms_about(shift: np.ndarray | None) -> list[np.ndarray]:
+        return [squared_norms(rows, shift, function=function, threads=threads) for rows in both]
+
+    sample = a_few(both[-1])
     if metric == "cosine":
-        squared = [squared_norms(rows, None, function=function, threads=threads) for rows in sides]
-        for rows, norms in zip(sides, squared, strict=True):
+        squared = norms_about(None)
+        for rows, norms in zip(both, squared, strict=True):
             if not norms.min() > 0:
                 raise ValueError(
                     f"[{function}] expected {rows.name} with non-zero rows for the cosine metric, "
                     f"got zero norm in row {int(norms.argmin())}"
                 )
         middle = np.median(sample / np.sqrt((sample * sample).sum(axis=1, keepdims=True)), axis=0)
-        scales = [1 / np.sqrt(norms) for norms in squared]
-        return [Packer(rows, None, s, threads, middle) for rows, s in zip(sides, scales, strict=True)], 1.0
-    shift = np.median(sample, axis=0) if metric == "euclidean" else None
-    longest = max(float(squared_norms(rows, shift, function=function, threads=threads).max()) for rows in sides)
+        return [
+            _Side(rows, Packer(rows, None, 1 / np.sqrt(norms), threads, middle), norms)
+            for rows, norms in zip(both, squared, strict=True)
+        ], 1.0
+    shift = None
+    if metric == "euclidean":
+        if not np.isfinite(sample).all():
+            column_sums(both[-1], function=function, threads=threads)  # names the row
+        shift = np.median(sample, axis=0)
+    longest = max(float(norms.max()) for norms in norms_about(shift))
     unit = power_of_two_below(1 / math.sqrt(longest)) if longest > 0 else 1.0
-    return [Packer(rows, shift, np.broadcast_to(unit, len(rows)), threads) for rows in sides], unit
+    return [_Side(rows, Packer(rows, shift, np.broadcast_to(unit, len(rows)), threads), None) for rows in both], unit

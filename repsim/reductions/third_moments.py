@@ -25,8 +25,12 @@ def third_moments(rows: Rows, kernel: Kernel) -> ThirdMoments:
 
     ``kernel``: its bandwidths are numbers. O(255^2) memory.
     """
-    sample = a_few(rows)
-    m, n = len(sample), len(rows)
+    return moments_of_sample(a_few(rows), len(rows), kernel)
+
+
+def moments_of_sample(sample: np.ndarray, n: int, kernel: Kernel) -> ThirdMoments:
+    """The same from evenly spaced rows [m, d] of n."""
+    m = len(sample)
     if m < 4:
         return ThirdMoments(math.nan, math.nan)
     centred = u_centred(kernel.gram(sample))

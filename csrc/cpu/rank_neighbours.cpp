@@ -1,0 +1,294 @@
+// From candidates to exact neighbours: float64 scores where the filter leaves a doubt, and what proves that no doubt is
+// left. Parallel axis: rows, and tiles for what is settled. Bytes: a little over k rows for each row.
+#include <algorithm>
+#include <atomic>
+#include <cfloat>
+#include <cmath>
+#include <memory>
+#include <mutex>
+#include <stdexcept>
+#include <vector>
+
+#include "candidates.h"
+#include "element.h"
+#include "parallel.h"
+#include "row_ops.h"
+
+namespace repsim {
+namespace {
+
+struct Scored {
+  double worse;  // minus the score: ascending order is best first, ties to the lower index
+  int64_t index;
+  bool operator<(const Scored& other) const {
+    return worse < other.worse || (worse == other.worse && index < other.index);
+  }
+  bool operator==(const Scored& other) const { return worse == other.worse && index == other.index; }
+};
+
+// The float64 scores of one row at a time, held as float64.
+class Exact {
+ public:
+  explicit Exact(const Ranking& ranking)
+      : r_(ranking),
+        row_(ranking.x.depth),
+        score_((ranking.metric == Metric::euclidean ? cpu::row_ops().squared_distance
+                                                    : cpu::row_ops().dot)[static_cast<int>(ranking.base.dtype)]) {}
+
+  void hold(int64_t i) {
+    cpu::with_elements(r_.x, [&](auto* data) {
+      std::transform(data + i * r_.x.row_stride, data + i * r_.x.row_stride + r_.x.depth, row_.begin(),
+                     [](auto element) { return cpu::widen(element); });
+    });
+    if (r_.metric == Metric::cosine) norm_ = std::sqrt(r_.squared_norms[i]);
+  }
+
+  Scored operator()(int64_t j) const {
+    double score = score_(row_.data(), cpu::row_of(r_.base, j), r_.x.depth);
+    if (r_.metric == Metric::euclidean) score = -std::sqrt(score);
+    if (r_.metric == Metric::cosine) score = score / norm_ / std::sqrt(r_.base_squared_norms[j]);
+    if (!std::isfinite(score)) throw std::range_error("scores: expected rows whose scores float64 can hold");
+    return {-score, j};
+  }
+
+ private:
+  const Ranking& r_;
+  std::vector<double> row_;
+  double (*score_)(const double*, const void*, int64_t);
+  double norm_ = 1.0;
+};
+
+// How far the scores of one row's tiles can be from the truth.
+//   between packed rows: the product adds one rounding for each feature of a chunk and one for each chunk, the halves
+//     and their subtraction a few more, 2^-24 each; bfloat16 products flush what is subnormal and may round a pair once
+//     more.
+//   from packed rows to exact ones: |p_i - p_j| is off by at most residual_i + residual_j; p_i . p_j by at most
+//     |p_i| residual_j + residual_i |x_j|.
+//   the float64 scores: `rounding_` of their size.
+class RowBounds {
+ public:
+  RowBounds(const Ranking& ranking, const Certificate& certificate) : c_(certificate), metric_(ranking.metric) {
+    const double depth = static_cast<double>(ranking.x.depth);
+    const bool pairs = certificate.filter == Filter::bfloat16;
+    const double chunk = pairs ? 1024 : 512;
+    roundings_ = (pairs ? 1.5 : 1.0) * std::min(depth, chunk) + depth / chunk + 5;
+    flushed_ = depth * 0x1p-124;
+    rounding_ = (depth / 32 + 48) * 0x1p-53;
+  }
+
+  void hold(int64_t i) {
+    norm_ = norm_of(c_.halves[i]);
+    residual_ = c_.residuals[i];
+  }
+
+  // How far row j is at least, given the score of its tile: a distance, or minus an inner product.
+  double nearest(float score, int64_t j) const {
+    const double norm = norm_of(c_.base_halves[j]), residual = c_.base_residuals[j], error = packed(norm);
+    if (metric_ == Metric::inner_product) return -score - (error + norm_ * residual + residual_ * (norm + residual));
+    return std::sqrt(std::max(0.0, -2 * (score + error))) - residual_ - residual;
+  }
+
+  // How far a row can be at most whose float64 score is at least `kth`, in the same units.
+  double reach(double kth) const {
+    if (metric_ == Metric::inner_product)
+      return 2 * rounding_ * (norm_ + residual_) * (c_.longest + c_.coarsest) - kth * c_.unit * c_.unit;
+    return metric_ == Metric::cosine ? std::sqrt(std::max(0.0, 2 - 2 * kth + 4 * rounding_))
+                                     : -kth * c_.unit * (1 + 2 * rounding_);
+  }
+
+  // No row whose tile scores below this is as near as the k-th, whose float64 score is `kth`.
+  double level(double kth) const {
+    if (metric_ == Metric::inner_product)
+      return -reach(kth) - (norm_ * c_.coarsest + residual_ * (c_.longest + c_.coarsest) + packed(c_.longest));
+    // As near a row lies no further out than this one and the distance.
+    const double distance = reach(kth);
+    const double residual = std::min(c_.coarsest, c_.ratio * (norm_ + residual_ + distance) + c_.floor);
+    const double packed_distance = distance + residual_ + residual;
+    return -packed_distance * packed_distance / 2 - packed(norm_ + packed_distance);
+  }
+
+ private:
+  static double norm_of(float half) { return std::sqrt(2.0 * half) * (1 + 0x1p-22); }
+
+  double packed(double norm) const {
+    const double both = norm_ + norm;
+    return 1.01 * 0x1p-24 * (roundings_ * norm_ * norm + 2 * both * both) + flushed_;
+  }
+
+  const Certificate& c_;
+  Metric metric_;
+  double roundings_, flushed_, rounding_;
+  double norm_ = 0.0, residual_ = 0.0;
+};
+
+// Puts one row into a list that is sorted best first, unless it stands there or all of the list are better.
+void insert(const Scored& one, int64_t k, int64_t* indices, double* scores) {
+  const auto at = [&](int64_t m) { return Scored{-scores[m], indices[m]}; };
+  int64_t low = 0, high = k;  // the first place whose row is not better than this one
+  while (low < high) {
+    const int64_t middle = (low + high) / 2;
+    if (at(middle) < one)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  if (low == k || at(low) == one) return;
+  std::copy_backward(indices + low, indices + k - 1, indices + k);
+  std::copy_backward(scores + low, scores + k - 1, scores + k);
+  indices[low] = one.index;
+  scores[low] = 0.0 - one.worse;  // of duplicates 0, not -0
+}
+
+// What one thread keeps.
+struct Ranker {
+  Exact exact;
+  RowBounds bounds;
+  std::vector<Scored> best;
+  Ranker(const Ranking& ranking, const Certificate& certificate) : exact(ranking), bounds(ranking, certificate) {}
+};
+
+}  // namespace
+
+int64_t rank_neighbours(const Ranking& ranking, const Candidates& candidates, const Certificate& certificate,
+                        int64_t* indices, double* scores, uint8_t* open, int threads) {
+  constexpr int64_t kRowsAtATime = 16;
+  // Candidates lie anywhere in the base. Taking the base in parts that stay in cache, and all rows for each, they are
+  // read from there; a base that is many times larger than the cache gains nothing by more parts.
+  constexpr int64_t kPartBytes = 4 << 20, kMostParts = 16;
+  const int64_t rows = ranking.x.rows, k = ranking.k, depth = ranking.x.depth;
+  const int64_t part_rows = std::max(kPartBytes / (cpu::bytes_of(ranking.base.dtype) * depth),
+                                     (ranking.base.rows + kMostParts - 1) / kMostParts);
+  const auto keep_largest = cpu::row_ops().keep_largest;
+
+  auto for_rows = [&](auto use) {
+    auto work = [&](int64_t chunk, std::unique_ptr<Ranker>& own) {
+      for (int64_t i = chunk * kRowsAtATime; i < std::min((chunk + 1) * kRowsAtATime, rows); ++i)
+        use(i, *own, candidates.keys + i * candidates.capacity, indices + i * k, scores + i * k);
+    };
+    cpu::parallel((rows + kRowsAtATime - 1) / kRowsAtATime, threads,
+                  [&] { return std::make_unique<Ranker>(ranking, certificate); }, work);
+  };
+
+  // The k best candidates by their tiles' scores, in no order, then the others that are kept.
+  std::vector<int32_t> known(rows);
+  std::vector<float> turned_away(rows);
+  for_rows([&](int64_t i, Ranker&, uint64_t* keys, int64_t* list, double*) {
+    int64_t count = candidates.counts[i];
+    turned_away[i] = candidates.thresholds[i];  // no score of a row that is no candidate is above this
+    if (count > certificate.kept) {
+      turned_away[i] = cpu::key_score(keep_largest(keys, count, certificate.kept));
+      count = certificate.kept;
+    }
+    count =
+        std::remove_if(keys, keys + count, [&](uint64_t key) { return cpu::key_index(key) == ranking.own[i]; }) - keys;
+    if (count < k) throw std::invalid_argument("candidates: expected at least k in every row");
+    keep_largest(keys, count, k);
+    std::transform(keys, keys + k, list, cpu::key_index);
+    known[i] = static_cast<int32_t>(count);
+  });
+  for (int64_t part = 0; part < ranking.base.rows; part += part_rows)
+    for_rows([&](int64_t i, Ranker& own, uint64_t*, int64_t* list, double* exact) {
+      bool held = false;
+      for (int64_t m = 0; m < k; ++m) {
+        if (list[m] < part || list[m] >= part + part_rows) continue;
+        if (!held) own.exact.hold(i);
+        held = true;
+        exact[m] = -own.exact(list[m]).worse;
+      }
+    });
+
+  // They are a list; of the other candidates those stay that may be as near as its last.
+  std::vector<int32_t> doubtful(rows);
+  for_rows([&](int64_t i, Ranker& own, uint64_t* keys, int64_t* list, double* exact) {
+    own.best.clear();
+    for (int64_t m = 0; m < k; ++m) own.best.push_back({-exact[m], list[m]});
+    std::sort(own.best.begin(), own.best.end());
+    for (int64_t m = 0; m < k; ++m) {
+      list[m] = own.best[m].index;
+      exact[m] = 0.0 - own.best[m].worse;
+    }
+    own.bounds.hold(i);
+    const double reach = own.bounds.reach(exact[k - 1]);
+    const auto beyond = [&](uint64_t key) {
+      return own.bounds.nearest(cpu::key_score(key), cpu::key_index(key)) > reach;
+    };
+    doubtful[i] = static_cast<int32_t>(std::remove_if(keys + k, keys + known[i], beyond) - keys);
+    if (certificate.heavy_count > 0) {
+      own.exact.hold(i);
+      for (int64_t m = 0; m < certificate.heavy_count; ++m)
+        if (certificate.heavy[m] != ranking.own[i]) insert(own.exact(certificate.heavy[m]), k, list, exact);
+    }
+  });
+  for (int64_t part = 0; part < ranking.base.rows; part += part_rows)
+    for_rows([&](int64_t i, Ranker& own, uint64_t* keys, int64_t* list, double* exact) {
+      bool held = false;
+      for (int64_t m = k; m < doubtful[i]; ++m) {
+        const int64_t j = cpu::key_index(keys[m]);
+        if (j < part || j >= part + part_rows) continue;
+        if (!held) own.exact.hold(i);
+        held = true;
+        insert(own.exact(j), k, list, exact);
+      }
+    });
+
+  std::atomic<int64_t> left_open{0};
+  for_rows([&](int64_t i, Ranker& own, uint64_t*, int64_t*, double* exact) {
+    own.bounds.hold(i);
+    const bool decided =
+        known[i] == ranking.base.rows - (ranking.own[i] >= 0) || own.bounds.level(exact[k - 1]) > turned_away[i];
+    open[i] = !decided;
+    if (!decided) left_open.fetch_add(1, std::memory_order_relaxed);
+  });
+  return left_open.load();
+}
+
+namespace {
+
+struct Settler {
+  cpu::TileBuffer scores{kTile * kTile};
+  cpu::Hits hits;
+  alignas(64) float half_i[kTile], half_j[kTile], level_i[kTile], level_j[kTile];
+  Exact exact;
+  std::vector<Scored> found;
+  explicit Settler(const Ranking& ranking) : exact(ranking) { std::fill(level_j, level_j + kTile, FLT_MAX); }
+};
+
+}  // namespace
+
+void settle_neighbours(const SearchPair& pair, const BlockRange& range, const Ranking& ranking,
+                       const Certificate& certificate, int64_t* indices, double* scores, int threads) {
+  const cpu::TileOps& ops = cpu::tile_ops();
+  const cpu::TileGrid grid(range, false);
+  const Metric metric = ranking.metric == Metric::cosine ? Metric::euclidean : ranking.metric;
+  const int64_t k = ranking.k;
+  std::vector<float> levels(range.rows_i);
+  RowBounds bounds(ranking, certificate);
+  for (int64_t i = 0; i < range.rows_i; ++i) {
+    bounds.hold(i);
+    levels[i] = std::nextafter(static_cast<float>(bounds.level(scores[i * k + k - 1])), -FLT_MAX);
+  }
+  std::vector<std::mutex> stripes(range.rows_i / kTile + 1);
+
+  auto work = [&](int64_t number, std::unique_ptr<Settler>& own) {
+    const cpu::Tile tile = grid.at(number);
+    cpu::scores(ops, pair, metric, tile, false, own->half_i, own->half_j, own->scores.data());
+    std::copy_n(levels.data() + tile.i, tile.rows, own->level_i);
+    std::fill(own->level_i + tile.rows, own->level_i + kTile, FLT_MAX);
+    ops.select(own->scores.data(), own->level_i, own->level_j, own->hits);
+    for (int32_t h = 0, row = 0; row < kTile; ++row) {
+      if (h == own->hits.ends[row]) continue;
+      const int64_t i = tile.i + row;
+      own->exact.hold(i);
+      own->found.clear();
+      for (; h < own->hits.ends[row]; ++h) {
+        const int64_t j = range.first_j + tile.j + own->hits.columns[h];
+        if (j != ranking.own[i]) own->found.push_back(own->exact(j));
+      }
+      std::lock_guard lock(stripes[i / kTile]);
+      for (const Scored& one : own->found) insert(one, k, indices + i * k, scores + i * k);
+    }
+  };
+  cpu::parallel(grid.count(), threads, [&] { return std::make_unique<Settler>(ranking); }, work);
+}
+
+}  // namespace repsim
