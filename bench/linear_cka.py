@@ -101,7 +101,7 @@ def _three(_: Case) -> int:
 
 LINEAR_CKA = Op(
     name="linear_cka",
-    summary="debiased linear CKA of two float32 .npy files [n, d], memory-mapped, summed in float64",
+    summary="debiased linear CKA of two float32 .npy files [n, d], memory-mapped",
     cases=(Case(1_000_000, 512),),
     flop=lambda case: 6.0 * case.n * case.d**2,
     flop_formula="3 products, 6 n d^2",
