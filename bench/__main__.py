@@ -6,6 +6,7 @@ import argparse
 import importlib
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,19 +22,27 @@ except ImportError as error:
 
 from repsim.records import RunError, write_atomic  # noqa: E402
 
-from . import machine  # noqa: E402
-from .contest import ContestError, Op, compete  # noqa: E402
-from .gemm import DEPTH, GEMM, ROWS  # noqa: E402
+from . import machine, profile  # noqa: E402
+from .contest import Case, ContestError, Op, Outcome, Terms, compete  # noqa: E402
+from .gemm import GEMM  # noqa: E402
+from .growth import GROWTH, measure, sizes  # noqa: E402
 from .kernel_sums import KERNEL_SUMS  # noqa: E402
+from .linear_cka import LINEAR_CKA  # noqa: E402
 from .nearest import NEAREST  # noqa: E402
-from .tables import show, table  # noqa: E402
+from .tables import growth_table, more_neighbours, show, table  # noqa: E402
 
-OPS: dict[str, Op] = {op.name: op for op in (NEAREST, KERNEL_SUMS)}
+PARTS: dict[str, tuple[Op, ...]] = {
+    **{op.name: (op,) for op in (NEAREST, KERNEL_SUMS, LINEAR_CKA)},
+    "growth": GROWTH,
+    "profile": profile.PROFILED,
+}
 METHOD = """\
-Each library runs in a process of its own on the same float32 inputs. Times: medians of {repeats} calls after a warm-up,
-in turns, caches flushed and {pause:g} s of rest before each call. GFLOP/s count every pair of inputs once, so that a
-library that visits both halves can reach 50 % of GEMM, the faster of the two products below. Peak memory growth: VmHWM
-during one call, above libraries and inputs. "Faster by" is the time over that of repsim: below 1, repsim is slower.
+Each library runs in a process of its own on the same float32 inputs. Times: medians over calls (repeats: {repeats},
+or as many as stand beside the time), after a warm-up, in turns, caches flushed and {pause:g} s of rest before each.
+GFLOP/s count what the formula under a title says, whatever a library spends: where that counts every pair of inputs
+once, a library that visits both halves can reach 50 % of GEMM, the faster of the two products of its precision below.
+Peak memory growth: VmHWM during one call, above libraries and inputs. "Over repsim" is the time over that of the first
+row: above 1, repsim is faster.
 """
 
 
@@ -45,26 +54,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, value in facts.items():
         if machine.BUSY in value:
             _say(f"warning: {name}: {value}")
-
-    def outcomes(op: Op, n: int, d: int) -> tuple[str, float, str]:
-        results = compete(op, n, d, repeats=options.repeats, pause=options.pause, say=_say)
-        rates = [op.flop(n, d) / one.median for one in results if one.times]
-        best = rate or max(rates)
-        failure = results[0].note and f"{op.name}: {results[0].contender.name} {results[0].note}"
-        return table(op, n, d, results, best), best, failure
-
+    run = Run(options)
     try:
-        rate = 0.0
-        first, rate, _ = outcomes(GEMM, ROWS, DEPTH)
-        measured = [outcomes(OPS[name], n, options.d) for name in options.only for n in options.n]
+        for part in options.only:
+            run.add(part)
         page = "\n".join(
             [
                 "# Measured speed\n",
                 *(f"- {name}: {value}" for name, value in facts.items()),
+                f"- duration: {run.minutes():.1f} minutes",
                 "",
                 METHOD.format(repeats=options.repeats, pause=options.pause),
-                first,
-                *(text for text, _, _ in measured),
+                *run.gemm_sections,
+                *run.sections,
             ]
         )
         show(page)
@@ -76,23 +78,99 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _say("interrupted")
         return 130
-    failures = [failure for _, _, failure in measured if failure]
-    for failure in failures:
+    for failure in run.failures:
         _say(failure)
-    return 1 if failures else 0
+    return 1 if run.failures else 0
+
+
+class Run:
+    """The sections of the page so far, the rates of GEMM that they needed, and which measurements of repsim failed."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.sections: list[str] = []
+        self.gemm_sections: list[str] = []
+        self.failures: list[str] = []
+        self._options = options
+        self._terms = Terms(options.repeats, options.pause, _say)
+        self._rates: dict[str, float] = {}
+        self._start = time.monotonic()
+
+    def minutes(self) -> float:
+        return (time.monotonic() - self._start) / 60
+
+    def add(self, part: str) -> None:
+        """Measure one of ``PARTS``."""
+        way = {"growth": self._grow, "profile": self._profile}.get(part, self._contend)
+        for op in PARTS[part]:
+            way(op)
+
+    def _contend(self, op: Op) -> None:
+        measured: list[tuple[Case, Sequence[Outcome]]] = []
+        for case in cases_of(op, self._options):
+            rate = self._gemm(op.gemm)
+            outcomes = compete(op, case, self._terms)
+            measured.append((case, outcomes))
+            self._add(op, case, table(op, case, outcomes, rate, self._options.repeats), outcomes[0].note)
+        self.sections += filter(None, [more_neighbours(op, measured)])
+
+    def _grow(self, op: Op) -> None:
+        for case in cases_of(op, self._options):
+            rate = self._gemm(op.gemm)
+            measured = measure(op, case, self._terms)
+            failure = next((outcomes[0].note for _, outcomes in measured if outcomes[0].note), "")
+            self._add(op, case, growth_table(op, measured, rate, self._options.repeats), failure)
+
+    def _profile(self, op: Op) -> None:
+        for case in cases_of(op, self._options):
+            text, failure = profile.profile(op, case, self._terms)
+            self._add(op, case, text, failure)
+
+    def _add(self, op: Op, case: Case, text: str, failure: str) -> None:
+        self.sections.append(text)
+        if failure:
+            self.failures.append(f"{op.name}, {case}: {op.contenders[0].name} {failure}")
+
+    def _gemm(self, precision: str) -> float:
+        """The machine's rate in flop/s, measured once."""
+        if precision not in self._rates:
+            op = GEMM[precision]
+            (case,) = op.cases
+            outcomes = compete(op, case, self._terms)
+            self._rates[precision] = max(op.flop(case) / one.median for one in outcomes if one.times)
+            text = table(op, case, outcomes, self._rates[precision], self._options.repeats)
+            self.gemm_sections.append(text)
+        return self._rates[precision]
+
+
+def cases_of(op: Op, options: argparse.Namespace) -> list[Case]:
+    """Those of the operation, with the sizes that were asked for in place of theirs, each once."""
+    asked = [
+        Case(n, options.d or case.d, case.k and (options.k or case.k))
+        for case in op.cases
+        for n in (options.n or [case.n])
+    ]
+    return list(dict.fromkeys(asked))
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--n", type=_at_least(32), nargs="+", default=[5000, 20000], help="rows (default: 5000 20000)")
-    parser.add_argument("--d", type=_at_least(2), default=512, help="features (default: 512)")
+    parser.add_argument("--n", type=_at_least(32), nargs="+", help="rows, in place of those of every case")
+    parser.add_argument("--d", type=_at_least(2), help="features, in place of those of every case")
+    parser.add_argument("--k", type=_at_least(1), help="neighbours, in place of those of every case")
     parser.add_argument("--repeats", type=_at_least(1), default=5, help="timed calls per library (default: 5)")
     parser.add_argument("--pause", type=_pause, default=0.5, help="seconds of rest before each (default: 0.5)")
-    parser.add_argument("--only", nargs=1, choices=list(OPS), default=list(OPS), help="one operation instead of all")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="some parts instead of all")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the results there, too")
     options = parser.parse_args(arguments)
     if options.markdown and (options.markdown.is_dir() or not os.access(options.markdown.parent, os.W_OK)):
         parser.error(f"argument --markdown: cannot write {options.markdown}")
+    for part in options.only:
+        for case in (case for op in PARTS[part] for case in cases_of(op, options)):
+            fewest = min(size.n for size in sizes(case)) if part == "growth" else case.n
+            if fewest <= case.k:
+                parser.error(
+                    f"argument --k: expected fewer neighbours than rows, got k = {case.k}, n = {fewest} ({part})"
+                )
     return options
 
 

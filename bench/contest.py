@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import signal
 import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -15,11 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from . import machine, timer
+from . import machine, page_cache, timer
 
 REPSIM = "repsim-exact"  # its distribution
 REHEARSAL_ROWS = 128  # enough to load a library and start its threads
 MEMORY_SHARE = 0.6  # of what is available, for one library
+DISK_SHARE = 0.9  # of what is free, for the inputs
+
+Answer = Callable[..., np.ndarray]
 
 
 class ContestError(Exception):
@@ -27,13 +31,26 @@ class ContestError(Exception):
 
 
 @dataclass(frozen=True)
+class Case:
+    """Sizes that an operation is measured at: rows, features and, where there are any, neighbours."""
+
+    n: int
+    d: int
+    k: int = 0
+
+    def __str__(self) -> str:
+        return f"n = {self.n}, d = {self.d}" + (f", k = {self.k}" if self.k else "")
+
+
+@dataclass(frozen=True)
 class Contender:
     """A library's way to do an operation; ``run`` is importable by name, and imports the library itself."""
 
     name: str
-    distribution: str  # whose version is stated, and whose absence is no error
-    run: Callable[..., np.ndarray]
-    memory: Callable[[int, int], int] | None = None  # bytes for (n, d), where it grows faster than n
+    distribution: str | None  # whose version is stated, and whose absence is no error; None: only Python
+    run: Answer
+    memory: Callable[[Case], int] | None = None  # bytes, where it grows faster than n
+    most_repeats: Callable[[Case], int | None] = lambda case: None  # timed calls, where one takes long
 
 
 @dataclass(frozen=True)
@@ -42,13 +59,26 @@ class Op:
 
     name: str
     summary: str
-    flop: Callable[[int, int], float]  # of (n, d): what the answer needs, not what a library spends
+    cases: tuple[Case, ...]
+    flop: Callable[[Case], float]  # what the answer needs, not what a library spends
     flop_formula: str
-    inputs: Callable[[int, int], dict[str, np.ndarray]]
+    inputs: Callable[[Case, Path], dict[str, np.ndarray]]  # maps of files in the folder are mapped by all
     contenders: tuple[Contender, ...]
     agreement: Callable[[np.ndarray, np.ndarray], str]
     agreement_name: str
     compares: bool = True  # whether the first contender is repsim
+    gemm: str = "float32"  # the precision of the matrix products that rates are compared with
+    disk: Callable[[Case], int] | None = None  # bytes of files
+    reader: Contender | None = None  # takes the inputs, reads them once and does nothing with them
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How every contest is held."""
+
+    repeats: int
+    pause: float  # seconds of rest before each call
+    say: Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -61,48 +91,73 @@ class Outcome:
     memory: int = 0  # bytes by which the peak grew over libraries and inputs
     agreement: str = ""
     note: str = ""
+    cached: float = math.nan  # largest share of the files that was still in memory before a call
+    answer: np.ndarray | None = None
 
     @property
     def median(self) -> float:
         return statistics.median(self.times)
 
 
-def compete(op: Op, n: int, d: int, *, repeats: int, pause: float, say: Callable[[str], None]) -> list[Outcome]:
-    """Run every contender at [n, d]: once for its answer and its memory, then ``repeats`` timed rounds.
+def compete(op: Op, case: Case, terms: Terms) -> list[Outcome]:
+    """Run every contender, the reader last: once for its answer and its memory, then in timed rounds.
 
     Raises
     ------
     ContestError: a process ended while it was timed.
     """
-    inputs: dict[str, Any] = op.inputs(n, d)
-    outcomes, workers = {}, {}
+    contenders = (*op.contenders, op.reader) if op.reader else op.contenders
+    outcomes = {one.name: Outcome(one, machine.version(one.distribution)) for one in contenders}
+    workers: dict[str, Worker] = {}
     with ExitStack() as stack:
-        path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="repsim-bench-"))) / "inputs.npz"
-        np.savez(path, **inputs)
-        for contender in op.contenders:
-            say(f"{op.name} {n} x {d}: {contender.name}")
-            outcome = Outcome(contender, machine.version(contender.distribution), note=_obstacle(contender, n, d))
-            if not outcome.note:
-                worker = stack.enter_context(Worker(contender, path))
-                outcome = replace(outcome, note=worker.failure, memory=worker.memory)
-                if not worker.failure:
-                    workers[contender.name] = worker
-            outcomes[contender.name] = outcome
-        say(f"{op.name} {n} x {d}: {repeats} timed rounds")
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="repsim-bench-")))
+        needed, free = op.disk(case) if op.disk else 0, machine.free_disk(folder)
+        if needed > DISK_SHARE * free:
+            note = f"not run: needs {needed / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free"
+            return [replace(outcome, note=note) for outcome in outcomes.values()]
+        terms.say(f"{op.name} {case}: inputs")
+        inputs = _store(op.inputs(case, folder), folder)
+        for one in contenders:
+            terms.say(f"{op.name} {case}: {one.name}")
+            note = _obstacle(one, case)
+            if not note:
+                worker = stack.enter_context(Worker(one, inputs))
+                note = worker.failure
+                outcomes[one.name] = replace(outcomes[one.name], memory=worker.memory, answer=worker.answer)
+                if not note:
+                    workers[one.name] = worker
+            outcomes[one.name] = replace(outcomes[one.name], note=note)
+        if terms.repeats:
+            terms.say(f"{op.name} {case}: {terms.repeats} timed rounds")
         jobs = {name: worker.seconds for name, worker in workers.items()}
-        times = timer.rounds(jobs, repeats=repeats, pause=pause)
-    first = op.contenders[0].name
+        turns = {one.name: min(terms.repeats, one.most_repeats(case) or terms.repeats) for one in contenders}
+        times = timer.rounds(jobs, turns=turns, pause=terms.pause)
+    first = op.contenders[0]
     for name, worker in workers.items():
-        compared = op.agreement(workers[first].answer, worker.answer) if name != first and first in workers else ""
-        outcomes[name] = replace(outcomes[name], times=tuple(times[name]), agreement=compared)
+        compared = ""
+        if first.name in workers and outcomes[name].contender not in (first, op.reader):
+            compared = op.agreement(workers[first.name].answer, worker.answer)
+        outcomes[name] = replace(outcomes[name], times=tuple(times[name]), agreement=compared, cached=worker.cached)
     return list(outcomes.values())
 
 
-def _obstacle(contender: Contender, n: int, d: int) -> str:
+def _store(arrays: Mapping[str, np.ndarray], folder: Path) -> dict[str, tuple[Path, bool]]:
+    """Where each array lies, and whether a worker maps it instead of loading it."""
+    stored = {}
+    for name, array in arrays.items():
+        if isinstance(array, np.memmap):
+            stored[name] = (Path(str(array.filename)), True)
+        else:
+            stored[name] = (folder / f"{name}.npy", False)
+            np.save(stored[name][0], array)
+    return stored
+
+
+def _obstacle(contender: Contender, case: Case) -> str:
     # repsim may run from the source tree, where it has no distribution.
-    if contender.distribution != REPSIM and not machine.version(contender.distribution):
+    if contender.distribution not in (REPSIM, None) and not machine.version(contender.distribution):
         return "not installed"
-    needed = contender.memory(n, d) if contender.memory else 0
+    needed = contender.memory(case) if contender.memory else 0
     if needed > MEMORY_SHARE * machine.available_memory():
         return f"not run: needs {needed / 1e9:.1f} GB, {machine.available_memory() / 1e9:.1f} GB are available"
     return ""
@@ -111,9 +166,9 @@ def _obstacle(contender: Contender, n: int, d: int) -> str:
 class Worker:
     """A process that holds the inputs, has run the contender once, and runs it again when asked."""
 
-    def __init__(self, contender: Contender, inputs: Path) -> None:
+    def __init__(self, contender: Contender, inputs: Mapping[str, tuple[Path, bool]]) -> None:
         context = multiprocessing.get_context("spawn")
-        self.name, self.answer, self.memory = contender.name, np.empty(0), 0
+        self.name, self.answer, self.memory, self.cached = contender.name, np.empty(0), 0, math.nan
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, contender.run, inputs), daemon=True)
         self._process.start()
@@ -128,7 +183,9 @@ class Worker:
         """Time of one more call."""
         with suppress(BrokenPipeError):  # the next line says who died
             self._pipe.send(True)
-        return float(self._receive())
+        seconds, cached = self._receive()
+        self.cached = max(cached, self.cached, key=lambda share: -1 if math.isnan(share) else share)
+        return float(seconds)
 
     def _receive(self) -> Any:
         try:
@@ -146,21 +203,39 @@ class Worker:
         self._pipe.close()
 
 
-def _serve(pipe: Connection, run: Callable[..., np.ndarray], path: Path) -> None:
+def _serve(pipe: Connection, run: Answer, inputs: Mapping[str, tuple[Path, bool]]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one ends it
-    with np.load(path, allow_pickle=False) as file:
-        inputs = dict(file)
+    loaded = {name: np.load(path) for name, (path, mapped) in inputs.items() if not mapped}
+    files = [path for path, mapped in inputs.values() if mapped]
     flush = timer.cache_flush()
-    try:
-        run(**{name: value[:REHEARSAL_ROWS] if value.ndim else value for name, value in inputs.items()})
+
+    # Files are mapped anew for every call, and dropped before it: they can be, only while no process holds their pages.
+    def arguments() -> dict[str, np.ndarray]:
+        given = {
+            name: np.load(path, mmap_mode="r") if mapped else loaded[name] for name, (path, mapped) in inputs.items()
+        }
+        page_cache.drop(files)
+        return given
+
+    def first() -> tuple[np.ndarray, int]:
+        run(**{name: value[:REHEARSAL_ROWS] if value.ndim else value for name, value in arguments().items()})
+        given = arguments()
         machine.reset_peak_memory()
         before = machine.peak_memory()
-        answer = run(**inputs)
-        memory = machine.peak_memory() - before
+        answer = run(**given)
+        return answer, machine.peak_memory() - before
+
+    def again() -> tuple[float, float]:
+        given = arguments()
+        cached = page_cache.cached_share(files) if files else math.nan
+        return timer.seconds(lambda: run(**given), flush), cached
+
+    try:
+        answer, memory = first()
     except Exception as error:
         pipe.send((f"failed: {type(error).__name__}: {error}".splitlines()[0], np.empty(0), 0))
         return
     pipe.send(("", answer, memory))
     with suppress(EOFError):  # the other side is gone
         while pipe.recv():
-            pipe.send(timer.seconds(lambda: run(**inputs), flush))
+            pipe.send(again())

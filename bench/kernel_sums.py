@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import functools
 import math
+from pathlib import Path
 
 import numpy as np
-from scipy.spatial.distance import pdist
 
-from .contest import REPSIM, Contender, Op
+from .contest import REPSIM, Case, Contender, Op
 from .inputs import related_rows
 
 TORCH_TILE = 1024  # rows and columns of a tile of kernel values
+CKATORCH_BYTES = 45  # measured, for every pair of inputs
 SAMPLE = 512  # rows whose median distance is the bandwidth
 
 
-def _inputs(n: int, d: int) -> dict[str, np.ndarray]:
-    x, y = related_rows(n, d)
+def _inputs(case: Case, _: Path) -> dict[str, np.ndarray]:
+    from scipy.spatial.distance import pdist
+
+    x, y = related_rows(case.n, case.d)
     return {"x": x, "y": y, "sigma": np.array(np.median(pdist(x[:SAMPLE])))}
 
 
@@ -24,6 +27,22 @@ def with_repsim(x: np.ndarray, y: np.ndarray, sigma: np.ndarray) -> np.ndarray:
     import repsim
 
     return np.array(repsim.cka(x, y, kernel=repsim.RBF(sigma=float(sigma))).value)
+
+
+def with_repsim_median(x: np.ndarray, y: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+    """Finds its sigmas: the median distance of each side."""
+    import repsim
+
+    return np.array(repsim.cka(x, y, kernel="rbf").value)
+
+
+def with_ckatorch(x: np.ndarray, y: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+    """Float64; finds its sigmas, which cannot be given: medians over all n^2 pairs."""
+    import torch
+    from ckatorch import cka_base
+
+    value = cka_base(torch.from_numpy(x), torch.from_numpy(y), kernel="rbf", unbiased=True)
+    return np.array(float(value))
 
 
 def with_torch(x: np.ndarray, y: np.ndarray, sigma: np.ndarray, upper: bool) -> np.ndarray:
@@ -82,15 +101,29 @@ def _difference(ours: np.ndarray, theirs: np.ndarray) -> str:
 
 KERNEL_SUMS = Op(
     name="kernel_sums",
-    summary="debiased CKA with RBF kernels of one given sigma, both matrices [n, d]",
-    flop=lambda n, d: 2.0 * n**2 * d,
+    summary="debiased CKA with RBF kernels, both matrices [n, d], of one given sigma or of the median distance",
+    cases=(Case(5000, 512), Case(10000, 512), Case(20000, 512)),
+    flop=lambda case: 2.0 * case.n**2 * case.d,
     flop_formula="2 n^2 d",
     inputs=_inputs,
     contenders=(
-        Contender("repsim.cka", REPSIM, with_repsim),
-        Contender("torch, tiles of all pairs", "torch", functools.partial(with_torch, upper=False)),
-        Contender("torch, tiles of the upper half", "torch", functools.partial(with_torch, upper=True)),
-        Contender("numpy, n^2 memory", "numpy", with_numpy, memory=lambda n, d: 8 * n**2 + 12 * n * d),
+        Contender("repsim.cka, sigma given", REPSIM, with_repsim),
+        Contender("repsim.cka, median sigma", REPSIM, with_repsim_median),
+        Contender("torch, tiles of all pairs, sigma given", "torch", functools.partial(with_torch, upper=False)),
+        Contender("torch, tiles of the upper half, sigma given", "torch", functools.partial(with_torch, upper=True)),
+        Contender(
+            "numpy, n^2 memory, sigma given",
+            "numpy",
+            with_numpy,
+            memory=lambda case: 8 * case.n**2 + 12 * case.n * case.d,
+        ),
+        Contender(
+            "ckatorch cka_base, median sigma",
+            "ckatorch",
+            with_ckatorch,
+            memory=lambda case: CKATORCH_BYTES * case.n**2,
+            most_repeats=lambda case: 3 if case.n <= 5000 else 1,
+        ),
     ),
     agreement=_difference,
     agreement_name="difference of CKA",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -40,8 +41,10 @@ def facts() -> dict[str, str]:
     }
 
 
-def version(distribution: str) -> str:
+def version(distribution: str | None) -> str:
     """The installed version; empty without one."""
+    if distribution is None:
+        return ""
     with suppress(metadata.PackageNotFoundError):
         return metadata.version(distribution)
     return ""
@@ -61,6 +64,11 @@ def peak_memory() -> int:
 def available_memory() -> int:
     """Bytes that new work may take without swapping."""
     return _kibibytes("/proc/meminfo", "MemAvailable")
+
+
+def free_disk(folder: Path) -> int:
+    """Bytes that new files in the folder may take."""
+    return shutil.disk_usage(folder).free
 
 
 def _kibibytes(file: str, name: str) -> int:

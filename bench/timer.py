@@ -24,17 +24,22 @@ def seconds(
 
 
 def rounds(
-    jobs: Mapping[str, Callable[[], float]], *, repeats: int, pause: float, sleep: Callable[[float], None] = time.sleep
+    jobs: Mapping[str, Callable[[], float]],
+    *,
+    turns: Mapping[str, int],
+    pause: float,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> dict[str, list[float]]:
-    """What every job returns, ``repeats`` times; they take turns, so that a slow minute meets all of them.
+    """What every job returns, in as many ``turns`` as it has; they alternate, so that a slow minute meets all of them.
 
     Before each comes a ``pause`` in seconds: the threads of OpenMP and OpenBLAS spin on after a call and take cores.
     """
     times: dict[str, list[float]] = {name: [] for name in jobs}
-    for _ in range(repeats):
+    for turn in range(max(turns.values(), default=0)):
         for name, job in jobs.items():
-            sleep(pause)
-            times[name].append(job())
+            if turn < turns[name]:
+                sleep(pause)
+                times[name].append(job())
     return times
 
 

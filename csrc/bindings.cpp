@@ -352,7 +352,8 @@ int64_t distance_histogram(const nb::tuple& block_i, const nb::tuple& block_j, c
   const repsim::BlockPair pair = block_pair(block_i, block_j, range);
   expect(distance == "euclidean" || distance == "manhattan", "distance: expected euclidean or manhattan");
   const bool manhattan = distance == "manhattan";
-  expect(dropped >= 0 && dropped < 32, "dropped: expected 0 to 31 bits");
+  expect(dropped >= 0 && dropped <= 23, "dropped: expected 0 to 23 bits");  // infinity then has a bin of its own
+  expect(first < 0x7f800000u >> dropped, "first: expected a bin of finite distances");
   expect(bins.shape(0) > 0 && bins.shape(0) <= size_t{1} << 31, "bins: expected 1 to 2^31");
   nb::gil_scoped_release release;
   return repsim::distance_histogram(pair, manhattan ? repsim::Distance::manhattan : repsim::Distance::euclidean, range,

@@ -149,7 +149,8 @@ void kernel_row_terms(const KernelMatrix* matrices, int64_t count, int64_t left,
 // Order statistics of distances. Over the pairs i != j of one pair of blocks, with u the bits of the float32
 // |x_i - x_j|^2 / 2 (Euclidean) or |x_i - x_j|_1 (Manhattan), which ascend with the distance:
 //   bins[(u >> dropped) - first] += 1   where that is in [0, bin_count)
-// Pairs count both as (i, j) and (j, i). Returns how many lie below the first bin. Cost: 2 rows_i rows_j depth flop.
+// `dropped` is at most 23, and `first` a place of finite distances. Pairs count both as (i, j) and (j, i). Returns how
+// many lie below the first bin. Cost: 2 rows_i rows_j depth flop.
 int64_t distance_histogram(const BlockPair& pair, Distance distance, const BlockRange& range, int dropped,
                            uint32_t first, int64_t* bins /* [bin_count] */, int64_t bin_count, int threads);
 

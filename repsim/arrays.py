@@ -204,6 +204,12 @@ def _torch_as_numpy(x: Any, name: str, where: str) -> tuple[np.ndarray, str]:
         raise TypeError(f"{where} as a tensor that numpy can read, got {type(x).__name__}") from error
 
 
+def tracks_gradient(*arrays: Any) -> bool:
+    """Whether one of them is a torch tensor that requires grad."""
+    torch = sys.modules.get("torch")
+    return torch is not None and any(isinstance(x, torch.Tensor) and x.requires_grad for x in arrays)
+
+
 def same_inputs(x: Rows, y: Rows, *, function: str) -> int:
     """The number of rows of both.
 

@@ -63,6 +63,11 @@ def _is_number(x: Any) -> bool:
     return isinstance(x, (int, float, np.integer, np.floating)) and not isinstance(x, bool)
 
 
+def _digits(x: float | None) -> str:
+    """A number with as many digits as tell it from every other."""
+    return repr(float(x or 0)).removesuffix(".0")
+
+
 class Leaf(Kernel):
     """A kernel that is no combination of others."""
 
@@ -121,8 +126,8 @@ class Polynomial(Leaf):
         return (self.scale * (x @ x.T) + self.constant) ** self.degree
 
     def __str__(self) -> str:
-        scale = "" if self.scale == 1 else f", scale={self.scale:g}"
-        return f"polynomial(degree={self.degree}, constant={self.constant:g}{scale})"
+        scale = "" if self.scale == 1 else f", scale={_digits(self.scale)}"
+        return f"polynomial(degree={self.degree}, constant={_digits(self.constant)}{scale})"
 
 
 MOST_DEGREE = 16
@@ -171,9 +176,9 @@ class Bandwidth(Leaf):
 
     def __str__(self) -> str:
         if self.sigma is not None:
-            return f"{self.name}(sigma={self.sigma:g})"
+            return f"{self.name}(sigma={_digits(self.sigma)})"
         sample = "" if self.sample is None else f", sample={self.sample}"
-        return f"{self.name}(median_fraction={self.median_fraction:g}{sample})"
+        return f"{self.name}(median_fraction={_digits(self.median_fraction)}{sample})"
 
 
 @dataclass(frozen=True)
@@ -192,7 +197,7 @@ class RBF(Bandwidth):
     name = "rbf"
 
     def values(self, x: np.ndarray) -> np.ndarray:
-        return np.exp(_squared_distances(x) / (-2 * self.width**2))
+        return np.exp(_squared_distances(x) / self.width / (-2 * self.width))
 
 
 @dataclass(frozen=True)
@@ -220,10 +225,14 @@ class LaplacianL1(Bandwidth):
 
 
 def _squared_distances(x: np.ndarray) -> np.ndarray:
-    """[n, n] squared distances about the middle of the rows, where their products are small."""
+    """[n, n] squared distances about the middle of the rows; from the differences where products lose their digits."""
     x = x - np.median(x, axis=0)
     norms = (x * x).sum(axis=1)
-    squared = np.maximum(norms + norms[:, None] - 2 * (x @ x.T), 0.0)
+    norms = norms + norms[:, None]
+    squared = norms - 2 * (x @ x.T)
+    for i in np.flatnonzero((squared < 1e-6 * norms).sum(axis=1) > 1):  # a row beside itself is always one of them
+        near = np.flatnonzero(squared[i] < 1e-6 * norms[i])
+        squared[i, near] = ((x[near] - x[i]) ** 2).sum(axis=1)
     np.fill_diagonal(squared, 0.0)
     return squared
 
@@ -279,7 +288,7 @@ class Scaled(Kernel):
         return Scaled(self.weight, self.kernel.resolve(typical))
 
     def __str__(self) -> str:
-        return f"{self.weight:g} * " + (f"({self.kernel})" if isinstance(self.kernel, Sum) else f"{self.kernel}")
+        return f"{_digits(self.weight)} * " + (f"({self.kernel})" if isinstance(self.kernel, Sum) else f"{self.kernel}")
 
 
 _NAMED: dict[str, Callable[[], Kernel]] = {

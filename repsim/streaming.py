@@ -217,8 +217,8 @@ class MinibatchCKA:
             *sides, "debiased", self.kernel, function=function, threads=self._threads, block_rows=self._block_rows
         )
         n = made.n
-        null = made.null(0, 1).scaled(n * (n - 3))
-        self._terms += [made.inner[pair] / (n * (n - 3)) for pair in _PAIRS]
+        null = made.null(0, 1).scaled(1 / made.hsic_unit(0, 1, function))
+        self._terms += [float(made.inner[pair]) * made.hsic_unit(*pair, function) for pair in _PAIRS]
         # Batches are relabelled independently: the cumulants of chance add.
         self._cumulants += [null.mean, null.sd**2, null.skewness * null.sd**3]
         if made.precision != "float64":

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import itertools
 import math
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.spatial.distance import cdist, pdist
+from scipy.spatial.distance import cdist, pdist, squareform
 
 Array = np.ndarray
 
@@ -194,6 +195,62 @@ def cka_null(x: Any, y: Any, estimator: str, kernel: Kernel, permutations: int, 
         p = rng.permutation(len(a))
         out[i] = np.sum(a * b[np.ix_(p, p)])
     return out
+
+
+# ---------------------------------------------------------------------------------------------- other kernels
+
+
+def cosine_gram(x: Any) -> Array:
+    """Cosines of the angles between rows."""
+    x = as_float64(x)
+    x = x / np.linalg.norm(x, axis=1, keepdims=True)
+    return x @ x.T
+
+
+def polynomial_gram(x: Any, degree: int, constant: float, scale: float = 1.0) -> Array:
+    x = as_float64(x)
+    return (scale * (x @ x.T) + constant) ** degree
+
+
+def laplacian_gram(x: Any, metric: str, *, sigma: float | None = None, median_fraction: float | None = None) -> Array:
+    """exp(-distance / sigma), metric "euclidean" or "cityblock"; distances by differences."""
+    x = as_float64(x)
+    distances = pdist(x, metric)
+    if sigma is None:
+        if median_fraction is None:
+            raise TypeError("one of sigma, median_fraction")
+        sigma = median_fraction * float(np.median(distances))
+    return np.exp(-squareform(distances) / sigma)
+
+
+def hsic_debiased_of_whole_numbers(k: Array, l: Array) -> Fraction:  # noqa: E741
+    """HSIC_1 of matrices of Python integers, without any rounding."""
+    n = len(k)
+    off = 1 - np.eye(n, dtype=int).astype(object)
+    k, l = k * off, l * off  # noqa: E741
+    rows, columns = k.sum(axis=0), l.sum(axis=1)
+    total = Fraction(int(rows.sum()) * int(columns.sum()), (n - 1) * (n - 2))
+    return (int((k * l).sum()) + total - Fraction(2 * int((rows * columns).sum()), n - 2)) / (n * (n - 3))
+
+
+# ---------------------------------------------------------------------------------------------- leaving one out
+
+
+def standard_error_by_deletion(k: Array, l: Array, statistic: Any) -> float:  # noqa: E741
+    """The jackknife's, by computing the statistic of both matrices anew without each of the inputs."""
+    n = len(k)
+    values = np.array([statistic(*(np.delete(np.delete(m, i, 0), i, 1) for m in (k, l))) for i in range(n)])
+    return math.sqrt((n - 1) ** 2 / n * float(np.var(values, ddof=1)))
+
+
+def permutation_skewness_by_enumeration(a: Array, b: Array) -> float:
+    """Third standardised moment of sum_ij A_ij B_p(i)p(j) over all n! permutations p; n <= 7."""
+    n = len(a)
+    if n > 7:
+        raise ValueError("too many permutations")
+    values = np.array([np.sum(a * b[np.ix_(p, p)]) for p in itertools.permutations(range(n))])
+    values -= values.mean()
+    return float(np.mean(values**3) / np.mean(values**2) ** 1.5)
 
 
 # ---------------------------------------------------------------------------------------------- naive float32

@@ -418,6 +418,229 @@ def test_products_carry_between_their_limbs() -> None:
     assert divmod(exact, 2**32) == tuple(products[0, 1])
 
 
+# --------------------------------------------------------------------------------- rows on a vector, terms and factors
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize(
+    ("n", "d"),
+    [pytest.param(1, 1, id="one"), pytest.param(2050, 7, id="three-chunks"), pytest.param(9, 300, id="wide")],
+)
+def test_project_rows(n: int, d: int, dtype: str) -> None:
+    rng = np.random.default_rng([n, d])
+    x, vector, shift = rng.standard_normal((n, d)).astype(dtype), rng.standard_normal(d), rng.standard_normal(d)
+    for moved in (None, shift):
+        expected = (x.astype(np.float64) - (0 if moved is None else moved)) @ vector
+        for threads in (1, 3):
+            products = np.full(n, np.nan)
+            _core.project_rows(x, dtype, moved, vector, products, threads)
+            np.testing.assert_allclose(products, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param({"vector": np.ones(4)}, "vector: expected one number per column", id="vector"),
+        pytest.param({"shift": np.ones(2)}, "shift: expected one number per column", id="shift"),
+        pytest.param({"products": np.empty(19)}, "products: expected one number per row", id="products"),
+        pytest.param({"dtype": "float64"}, "rows: expected memory of the dtype that is named", id="dtype"),
+    ],
+)
+def test_project_rows_refuses(change: dict[str, Any], message: str) -> None:
+    known = {"x": np.ones((20, 3), np.float32), "dtype": "float32", "shift": None, "vector": np.ones(3)}
+    known |= {"products": np.empty(20), "threads": 1}
+    _core.project_rows(**known)
+    with pytest.raises(ValueError, match=message):
+        _core.project_rows(**{**known, **change})
+
+
+COEFFICIENTS = [0.125, -0.25, 0.5, 0.0625]
+FACTORS = ("linear", "polynomial", "rbf", "laplacian_l2", "laplacian_l1")
+
+
+def values(x: np.ndarray, kernel: str, gain: float, bias: np.ndarray | None = None) -> np.ndarray:
+    """A factor in float64, as ops.h states it."""
+    x = x.astype(np.float64)
+    products, apart = x @ x.T, x[:, None] - x[None]
+    if kernel == "linear":
+        return products
+    if kernel == "polynomial":
+        assert bias is not None
+        t = products + bias[:, None] + bias
+        return gain * products + sum(c * t**m for m, c in enumerate(COEFFICIENTS))
+    if kernel == "laplacian_l1":
+        return np.exp(-gain * np.abs(apart).sum(axis=2))
+    squared = (apart**2).sum(axis=2)
+    return np.exp(-gain * squared / 2 if kernel == "rbf" else -gain * np.sqrt(squared))
+
+
+def blocks_of(x: np.ndarray, block: int, make: Any) -> Any:
+    """Every pair of blocks of rows, and what `make` gives of both: (block, first row) twice."""
+    for i, rows_i, j, rows_j in spans(len(x), block):
+        yield (i, rows_i, j, rows_j), make((pack(x[i : i + rows_i]), i), (pack(x[j : j + rows_j]), j))
+
+
+def factor_of(one: tuple[Block, int], two: tuple[Block, int], kernel: str, gain: float, bias: np.ndarray) -> Any:
+    if kernel != "polynomial":
+        return (one[0], two[0], kernel, gain, [])
+    sides = [(panels, bias[first : first + len(halves)].copy()) for (panels, halves), first in (one, two)]
+    return (*sides, kernel, gain, COEFFICIENTS)
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        *[pytest.param([([(name, 0.75)], 0.125, 1.0)], id=name) for name in FACTORS],
+        pytest.param([([("rbf", 0.75)], 0.5, 0.25)], id="weight"),
+        pytest.param([([("rbf", 0.75), ("linear", 1.0)], 0.1, 1.0)], id="product-with-shift"),
+        pytest.param([([("laplacian_l1", 0.3), ("polynomial", 0.1), ("laplacian_l2", 2.0)], 0.0, 0.5)], id="three"),
+        pytest.param(
+            [
+                ([("linear", 1.0)], 0.0, 0.25),
+                ([("rbf", 0.5), ("laplacian_l2", 1.0)], 0.3, 0.5),
+                ([("rbf", 3.0)], 0.2, 0.25),
+            ],
+            id="three-terms",
+        ),
+    ],
+)
+@pytest.mark.parametrize(("n", "block"), [(5, 192), (193, 192), (400, 384), (400, 4096)])
+def test_terms_and_what_each_row_adds(n: int, block: int, terms: Any) -> None:
+    """kernel_sums and kernel_row_terms of sums of products, with shifts and weights, against float64."""
+    x = 0.7 * rows(n, 6)
+    bias = np.random.default_rng(n).uniform(-0.2, 0.2, n).astype(np.float32)
+    exact = np.zeros((n, n))
+    for factors, shift, weight in terms:
+        exact += weight * (np.prod([values(x, kernel, gain, bias) for kernel, gain in factors], axis=0) - shift)
+    np.fill_diagonal(exact, 0)
+    vectors = np.random.default_rng(1).uniform(-1, 1, (1, n)).astype(np.float32)
+
+    def matrix_of(one: Any, two: Any) -> Any:
+        return [
+            ([factor_of(one, two, kernel, gain, bias) for kernel, gain in factors], shift, weight)
+            for factors, shift, weight in terms
+        ]
+
+    for threads in (1, 3):
+        row_sums, products = np.zeros((1, n), np.int64), np.zeros((1, 1, 2), np.int64)
+        pair_sums, vector_sums = np.zeros((2, 1, 1, n), np.int64)
+        for span, one in blocks_of(x, block, matrix_of):
+            _core.kernel_sums([one], 1, span, 40, row_sums, products, threads)
+            _core.kernel_row_terms([one], 1, span, 40, vectors, pair_sums, vector_sums, threads)
+        np.testing.assert_allclose(row_sums[0] / 2**40, exact.sum(axis=1), atol=4e-7 * n**0.5)
+        total = products[0, 0, 0] * 2.0**32 + products[0, 0, 1]
+        np.testing.assert_allclose(total / 2.0**_core.PRODUCT_BITS, (exact**2).sum(), atol=3e-7 * n, rtol=3e-6)
+        np.testing.assert_allclose(pair_sums[0, 0] / 2**40, (exact**2).sum(axis=1), atol=6e-7 * n**0.5)
+        np.testing.assert_allclose(vector_sums[0, 0] / 2**40, exact @ vectors[0].astype(float), atol=6e-7 * n**0.5)
+
+
+@pytest.mark.parametrize("left", [0, 1, 2, 3])
+def test_row_terms_of_the_pairs_that_are_asked_for(left: int) -> None:
+    x = [rows(250, 3, seed=s) for s in range(3)]
+    grams = [one.astype(np.float64) @ one.T.astype(np.float64) for one in x]
+    for gram in grams:
+        np.fill_diagonal(gram, 0)
+    vectors = np.random.default_rng(1).uniform(-1, 1, (3, 250)).astype(np.float32)
+    found = {}
+    for block, threads in ((192, 3), (4096, 1)):
+        pair_sums, vector_sums = np.zeros((2, 3, 3, 250), np.int64)
+        for i, rows_i, j, rows_j in spans(250, block):
+            pairs = [matrix(pack(one[i : i + rows_i]), pack(one[j : j + rows_j]), "linear") for one in x]
+            _core.kernel_row_terms(pairs, left, (i, rows_i, j, rows_j), 40, vectors, pair_sums, vector_sums, threads)
+        found[block] = (pair_sums, vector_sums)
+    np.testing.assert_array_equal(found[192], found[4096])
+    for p in range(3):
+        for q in range(3):
+            asked = p == q or p < left <= q
+            pairs = (grams[p] * grams[q]).sum(axis=1) * asked
+            through = grams[p] @ vectors[q].astype(float) * (asked or q < left <= p)
+            np.testing.assert_allclose(pair_sums[p, q] / 2**40, pairs, atol=1e-5)
+            np.testing.assert_allclose(vector_sums[p, q] / 2**40, through, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param({"left": 2}, "left: expected some of the matrices", id="left"),
+        pytest.param({"vectors": np.zeros((2, 400), np.float32)}, "vectors: expected one per matrix", id="vectors"),
+        pytest.param({"vectors": np.zeros((1, 399), np.float32)}, "expected every row of the blocks", id="too-short"),
+        pytest.param(
+            {"pair_sums": np.zeros((1, 1, 401), np.int64)}, r"sums: expected \[matrices, matrices, n\]", id="n"
+        ),
+        pytest.param({"vector_sums": np.zeros((1, 2, 400), np.int64)}, "sums: expected", id="count"),
+        pytest.param({"row_bits": 60}, r"row_bits: expected n 2\^row_bits of at most 2\^62", id="row-bits"),
+        pytest.param({"matrices": []}, "matrices: expected at least one", id="nothing"),
+    ],
+)
+def test_kernel_row_terms_refuses(change: dict[str, Any], message: str) -> None:
+    block = pack(rows(400, 3))
+    sums = {name: np.zeros((1, 1, 400), np.int64) for name in ("pair_sums", "vector_sums")}
+    known = {"matrices": [matrix(block, block, "rbf")], "left": 1, "range": (0, 400, 0, 400), "row_bits": 40}
+    known |= {"vectors": np.zeros((1, 400), np.float32), **sums, "threads": 1}
+    _core.kernel_row_terms(**known)
+    with pytest.raises(ValueError, match=message):
+        _core.kernel_row_terms(**{**known, **change})
+
+
+def call_histogram(x: np.ndarray, block: int = 4096, **change: Any) -> int:
+    below = 0
+    for i, rows_i, j, rows_j in spans(len(x), block):
+        known = {"block_i": pack(x[i : i + rows_i]), "block_j": pack(x[j : j + rows_j])}
+        known |= {"range": (i, rows_i, j, rows_j), "dropped": 0, "first": 0, "threads": 1}
+        below += _core.distance_histogram(**{**known, **change})
+    return below
+
+
+@pytest.mark.parametrize("distance", ["euclidean", "manhattan"])
+@pytest.mark.parametrize(("n", "block"), [(2, 192), (193, 192), (500, 192), (500, 4096)])
+def test_distance_histogram(n: int, block: int, distance: str) -> None:
+    """Whole numbers, whose distances float32 holds: the histogram of their bits is exact, at any coarseness."""
+    x = whole(n, 3)
+    apart = np.abs(x[:, None] - x[None])
+    exact = apart.sum(axis=2) if distance == "manhattan" else (apart**2).sum(axis=2) / 2
+    bits = exact[~np.eye(n, dtype=bool)].astype(np.float32).view(np.uint32)  # both (i, j) and (j, i)
+    for dropped, first, count in ((20, 0, 2047), (16, 16_100, 300), (12, 1 << 18, 5000), (0, int(bits.max()), 1)):
+        place = (bits >> dropped).astype(np.int64)
+        inside = place[(place >= first) & (place < first + count)] - first
+        for threads in (1, 3):
+            bins = np.zeros(count, np.int64)
+            below = call_histogram(
+                x, block, distance=distance, bins=bins, dropped=dropped, first=first, threads=threads
+            )
+            assert below == np.count_nonzero(place < first)
+            np.testing.assert_array_equal(bins, np.bincount(inside, minlength=count))
+
+
+@pytest.mark.parametrize("distance", ["euclidean", "manhattan"])
+def test_distances_far_from_the_origin_keep_their_digits(distance: str) -> None:
+    """Products of float32 rows near (1000, 1000, ...) lose distances of 1; differences do not."""
+    x = whole(300, 3) + np.float32(1000)
+    bins = np.zeros(1 << 18, np.int64)
+    near = np.zeros_like(bins)
+    for side, counted in ((x, bins), (x - 1000, near)):
+        assert call_histogram(side, distance=distance, bins=counted, dropped=14) == 0
+        assert counted.sum() == 300 * 299
+    np.testing.assert_array_equal(bins, near)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param({"distance": "cosine"}, "distance: expected euclidean or manhattan", id="distance"),
+        pytest.param({"dropped": 24}, "dropped: expected 0 to 23 bits", id="dropped"),
+        pytest.param({"dropped": -1}, "dropped: expected 0 to 23 bits", id="negative"),
+        pytest.param({"first": 0x7F800000}, "first: expected a bin of finite distances", id="first"),
+        pytest.param({"bins": np.zeros(0, np.int64)}, r"bins: expected 1 to 2\^31", id="bins"),
+        pytest.param({"range": (0, 50, 0, 49)}, "expected one block twice", id="range"),
+        pytest.param({"block_j": pack(rows(50, 4))}, "blocks: expected one depth", id="depth"),
+    ],
+)
+def test_distance_histogram_refuses(change: dict[str, Any], message: str) -> None:
+    known = {"distance": "euclidean", "bins": np.zeros(4, np.int64)}
+    with pytest.raises(ValueError, match=message):
+        call_histogram(rows(50, 3), **{**known, **change})
+
+
 # ---------------------------------------------------------------------------------------------------------- neighbours
 
 

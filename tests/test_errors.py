@@ -323,7 +323,7 @@ def test_tensor_without_data(name: str, argument: str) -> None:
         call(name, torch.ones((40, 6), device="meta"), argument)
 
 
-@places()
+@places(GRAPHS)
 def test_tensor_that_requires_grad(name: str, argument: str) -> None:
     torch = pytest.importorskip("torch")
     with raises((TypeError, ValueError), expected(name, argument, "(?:requires_grad|detach)")):
@@ -333,8 +333,9 @@ def test_tensor_that_requires_grad(name: str, argument: str) -> None:
 @places()
 def test_the_cure_names_the_argument_as_given(name: str, argument: str) -> None:
     torch = pytest.importorskip("torch")
-    with raises(ValueError, expected(name, argument, rf"pass {argument}\.detach\(\)")):
-        call(name, torch.from_numpy(rows()).requires_grad_(), argument)
+    if name not in KERNELS:  # these can be differentiated
+        with raises(ValueError, expected(name, argument, rf"pass {argument}\.detach\(\)")):
+            call(name, torch.from_numpy(rows()).requires_grad_(), argument)
     with raises(ValueError, expected(name, argument, rf"pass {argument}\.contiguous\(\)")):
         call(name, torch.from_numpy(rows(6, 40)).t(), argument)
     with raises(ValueError, expected(name, argument, rf"pass numpy\.ascontiguousarray\({argument}\)")):
@@ -402,8 +403,8 @@ def test_subclasses_of_tensors_wherever_they_come_from() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         plain = x.to(dtype)
         assert repsim.cka(plain.as_subclass(Activations), y) == repsim.cka(plain, y)
-    with raises(ValueError, expected("cka", "x", r"pass x\.detach\(\)")):
-        repsim.cka(torch.nn.Parameter(x), y)
+    with raises(ValueError, expected("mutual_knn", "x", r"pass x\.detach\(\)")):
+        repsim.mutual_knn(torch.nn.Parameter(x), y)
 
 
 @places()

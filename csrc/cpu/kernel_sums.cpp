@@ -123,6 +123,8 @@ int64_t distance_histogram(const BlockPair& pair, Distance distance, const Block
   const cpu::TileOps& ops = cpu::tile_ops();
   const cpu::TileGrid grid(range, range.first_i == range.first_j);
   int64_t below = 0;
+  const uint32_t infinite = 0x7f800000u >> dropped;  // where what is no pair lies: no bin
+  const uint32_t counted = static_cast<uint32_t>(std::min<int64_t>(bin_count, infinite - first));
 
   struct Scratch {
     cpu::TileBuffer tile{kTile * kTile};
@@ -135,8 +137,7 @@ int64_t distance_histogram(const BlockPair& pair, Distance distance, const Block
     own->make.distances(pair, distance, tile, c);
     cpu::fill_absent(c, tile, true, -INFINITY);
     int32_t lower;
-    const int32_t count =
-        ops.count_bits(c, dropped, first, static_cast<uint32_t>(bin_count), own->found.data(), &lower);
+    const int32_t count = ops.count_bits(c, dropped, first, counted, own->found.data(), &lower);
     // A diagonal tile holds (i, j) and (j, i).
     const int64_t weight = tile.diagonal ? 1 : 2;
     add(below, weight * lower);

@@ -49,6 +49,25 @@ class CentredKernels:
     def inner(self) -> np.ndarray:
         return self.sums.debiased if self.estimator == "debiased" else self.sums.biased
 
+    def pairs(self, n: int) -> int:
+        """What the inner product of two centred matrices of n inputs is divided by for HSIC."""
+        return n * (n - 3) if self.estimator == "debiased" else (n - 1) ** 2
+
+    def hsic_unit(self, p: int, q: int, function: str) -> float:
+        """What turns the inner product of matrices p and q into the HSIC of their kernels.
+
+        Raises
+        ------
+        ValueError: float64 cannot hold the product of the two kernels.
+        """
+        a, b = float(self.sums.scales[p]), float(self.sums.scales[q])
+        if not 1e-280 < a * b < 1e280:
+            raise ValueError(
+                f"[{function}] expected x and y whose kernels' product float64 can hold, got kernels of about {a:.3g} "
+                f"and {b:.3g}; scale the rows, or the kernel; cka does not depend on the size of its kernels"
+            )
+        return a * b / self.pairs(self.n)
+
     def null(self, p: int, q: int) -> Null:
         """The law of the inner product of matrices p and q over all relabellings of the inputs of one."""
         sums, n = self.sums, self.n
@@ -151,7 +170,9 @@ def centred_kernels(
         if estimator == "biased" or (np.diag(sums.debiased) > sums.rounding).all():
             terms = None
             if jackknife:
-                terms = reductions.feature_row_terms(rows, len(left), estimator, function=function, threads=count)
+                terms = reductions.feature_row_terms(
+                    rows, len(left), estimator, sums.scales, function=function, threads=count
+                )
             thirds = [reductions.third_moments(one, kernel) for one in rows]
             return CentredKernels(estimator, sums, thirds, terms).require_variance(rows, function)
 
@@ -173,7 +194,8 @@ def centred_kernels(
 def _in_feature_space(rows: Sequence[Rows], left: int) -> bool:
     """Whether products of features, in float64, are less work than tiles; or so little that their digits are free."""
     flop = reductions.feature_space_flop(rows, left)
-    return flop <= reductions.tiles_flop(rows) or (flop < SMALL_FLOP and max(r.depth for r in rows) <= len(rows[0]))
+    small = flop < SMALL_FLOP and max(r.depth for r in rows) <= len(rows[0])
+    return (small or flop <= reductions.tiles_flop(rows)) and all(map(reductions.has_fourth_powers, rows))
 
 
 def jackknife_error(values: np.ndarray) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..arguments import Progress
+from ..arrays import tracks_gradient
 from ..kernels import Kernel
 from .centred import centred_kernels, checked_sides, jackknife_error
 from .similarity import Grid, Similarity, grid_of
@@ -58,6 +59,10 @@ def cka(
     Pearson's third law. Linear kernels with no more features than inputs are summed in float64 in feature space;
     everything else over float32 tiles.
 
+    Where x or y is a torch tensor that requires grad: a torch scalar instead, with exact gradients in O(n d) memory, to
+    train with (repsim.measures.gradients says more). ``jackknife``, ``threads``, ``memory`` and ``progress`` are then
+    refused.
+
     Raises
     ------
     TypeError, ValueError: inputs that are no rows of floats, differ in length, are too few, not finite (the row
@@ -66,6 +71,11 @@ def cka(
     Papers: Cortes, Mohri and Rostamizadeh (2012); Kornblith et al. (2019); Nguyen, Raghu and Kornblith (2021) for
         the debiased form.
     """
+    if tracks_gradient(x, y):
+        return _differentiable(
+            x, y, "cka", estimator=estimator, kernel=kernel, block_rows=block_rows, jackknife=jackknife or None,
+            threads=threads, memory=memory, progress=progress,
+        )  # fmt: skip
     return cka_grid(
         [x],
         [y],
@@ -102,11 +112,11 @@ def angular_cka(
 
     Paper: Williams, Kunz, Kornblith and Linderman (2021), "Generalized shape metrics on neural representations".
     """
-    value = cka(
-        x, y, estimator=estimator, kernel=kernel, threads=threads, memory=memory, block_rows=block_rows,
+    grid = cka_grid(
+        [x], [y], estimator=estimator, kernel=kernel, threads=threads, memory=memory, block_rows=block_rows,
         progress=progress,
-    ).value  # fmt: skip
-    return math.acos(max(-1.0, min(value, 1.0)))
+    )  # fmt: skip
+    return math.acos(max(-1.0, min(float(grid.values[0, 0]), 1.0)))
 
 
 def hsic(
@@ -127,27 +137,36 @@ def hsic(
 
         repsim.hsic(x, y, kernel="rbf", estimator="biased")   # x [n, d], y [n, d']
 
-    Parameters, raises: as for :func:`cka`. Returns a Similarity whose value is in units of the two kernels' product.
+    Parameters, raises: as for :func:`cka`. Returns a Similarity whose value is in units of the two kernels' product;
+    for tensors that require grad a torch scalar, as there.
 
     Papers: Gretton et al. (2005); Song et al. (2012), "Feature selection via dependence maximization".
     """
+    if tracks_gradient(x, y):
+        return _differentiable(
+            x, y, "hsic", estimator=estimator, kernel=kernel, block_rows=block_rows, jackknife=jackknife or None,
+            threads=threads, memory=memory, progress=progress,
+        )  # fmt: skip
     (left, right), chosen = checked_sides([x], [y], estimator, kernel, "hsic")
     made = centred_kernels(
         left, right, estimator, chosen, function="hsic", jackknife=jackknife, threads=threads, memory=memory,
         block_rows=block_rows, progress=progress,
     )  # fmt: skip
-    unit = _pairs(made.n, estimator)
-    cell = (float(made.inner[0, 1]) / unit, made.null(0, 1).scaled(unit), None)
+    unit = made.hsic_unit(0, 1, "hsic")
+    cell = (float(made.inner[0, 1]) * unit, made.null(0, 1).scaled(1 / unit), None)
     errors = None
     if made.rows is not None:
-        errors = np.array([[jackknife_error(made.rows.without_each(0, 1) / _pairs(made.n - 1, estimator))]])
+        n = made.n
+        left_out = unit * made.pairs(n) / made.pairs(n - 1)
+        errors = np.array([[jackknife_error(made.rows.without_each(0, 1) * left_out)]])
     options = {"estimator": estimator, "kernel": str(chosen)}
     return grid_of([[cell]], made.n, options, made.precision, standard_errors=errors).at(0, 0, "hsic")
 
 
-def _pairs(n: int, estimator: str) -> int:
-    """What the inner product of two centred matrices is divided by."""
-    return n * (n - 3) if estimator == "debiased" else (n - 1) ** 2
+def _differentiable(x: Any, y: Any, statistic: str, **options: Any) -> Any:
+    from .gradients import alikeness  # and torch with it, which whoever has a tensor has imported
+
+    return alikeness(x, y, statistic=statistic, **options)
 
 
 def cka_grid(

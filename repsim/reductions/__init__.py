@@ -14,6 +14,7 @@ from .graphs import (
     second_order_terms,
 )
 from .leave_one_out import feature_row_terms
+from .moments import has_fourth_powers
 from .neighbours import has_bfloat16, nearest
 from .sums import HsicSums, RowTerms
 from .third_moments import ThirdMoments, third_moments
@@ -31,6 +32,7 @@ __all__ = [
     "feature_sums",
     "first_bad_list",
     "has_bfloat16",
+    "has_fourth_powers",
     "kernel_sums",
     "list_sums",
     "list_terms",

@@ -25,7 +25,7 @@ class Centre:
     def unit(self) -> float:
         """A power of two such that any two different rows, times it, have an inner product of at most 1."""
         second, first = np.partition(self.squared_norms, -2)[-2:] if len(self.squared_norms) > 1 else (1.0, 1.0)
-        return power_of_two_below((float(second or first) * float(first)) ** -0.25)
+        return power_of_two_below(float(second or first) ** -0.25 * float(first) ** -0.25)
 
 
 def robust_centre(rows: Rows, *, function: str, threads: int) -> Centre:

@@ -43,24 +43,33 @@ def median_distance(
 
     Raises
     ------
-    ValueError: the median is zero, because most rows are equal.
+    ValueError: the median is zero, because most rows are equal; a row so far away that float32 cannot hold the median
+        beside it.
     """
     c = robust_centre(rows, function=function, threads=threads)
     few = evenly_spaced(len(rows), sample or IN_MEMORY)
     low, high = _median_of_few(rows, c.middle, c.squared_norms[few], few, distance, threads)
     if sample is None and len(rows) > IN_MEMORY:
-        unit = power_of_two_below(1 / math.sqrt(float(c.squared_norms.max())))
+        # The median is to lie in the middle of the range of float32, and the farthest row still inside it.
+        guess, farthest = (low + high) / 2, math.sqrt(float(c.squared_norms.max()))
+        unit = power_of_two_below(min(2.0**60 / farthest, 1 / guess if guess > 0 else math.inf))
+        if 0 < guess * unit < 2.0**-50:
+            raise ValueError(
+                f"[{function}] expected {rows.name} whose rows float32 can hold beside each other, "
+                f"got row {int(c.squared_norms.argmax())} at {farthest / guess:.3g} median distances from the middle"
+            )
         packer = Packer(rows, c.middle, np.broadcast_to(unit, len(rows)), threads)
         plan = blocks.traversal(
             len(rows), len(rows), [rows.depth], symmetric=True, block_rows=block_rows, memory=memory, function=function
         )
-        low, high = _streamed_median(packer, distance, (low + high) / 2 * unit, plan, progress)
+        low, high = _streamed_median(packer, distance, guess * unit, plan, progress)
         low, high = low / unit, high / unit
-    if not high > 0:
+    median = (low + high) / 2
+    if not median > 0:
         raise ValueError(
             f"[{function}] expected {rows.name} whose median distance is positive, got zero; give the kernel a sigma"
         )
-    return (low + high) / 2
+    return median
 
 
 def _median_of_few(

@@ -10,6 +10,7 @@ import numpy as np
 from .. import _core, blocks
 from ..arguments import Progress, require_memory
 from ..arrays import RESIDENT_BYTES, Rows
+from .centre import power_of_two_below
 from .moments import Centred, FeatureMoments, lifted_bytes, provisional_origin, room_for
 from .sums import HsicSums, asked_pairs
 
@@ -70,16 +71,21 @@ def sums_of(count: int, centred: Mapping[Pair, Centred]) -> HsicSums:
     """
     biased, debiased = np.full((2, count, count), math.nan)
     trace, squares, rounding = np.empty((3, count))
+    # Powers of two, so that the product of any two squares is a number.
+    scales = np.array([power_of_two_below(math.sqrt(centred[p, p].square)) for p in range(count)])
     n = 0
     for (p, q), c in centred.items():
         n = c.n
-        biased[p, q] = c.square
+        a, b = float(scales[p]), float(scales[q])
+        square = c.square / a / b
+        biased[p, q] = square
         if n > 2:
-            debiased[p, q] = c.square - n / (n - 2) * c.sum_ab + c.sum_a * c.sum_b / ((n - 1) * (n - 2))
+            diagonals = n / (n - 2) * (c.sum_ab / a / b) - (c.sum_a / a) * (c.sum_b / b) / ((n - 1) * (n - 2))
+            debiased[p, q] = square - diagonals
         if p == q:
-            trace[p], squares[p] = c.sum_a, c.sum_ab
-            rounding[p] = 1e-6 * c.square  # a millionth left of the difference: six digits of it are gone
-    return HsicSums(n, biased, debiased, trace, squares, rounding, "float64")
+            trace[p], squares[p] = c.sum_a / a, c.sum_ab / a / a
+            rounding[p] = 1e-6 * square  # a millionth left of the difference: six digits of it are gone
+    return HsicSums(n, biased, debiased, trace, squares, rounding, scales, "float64")
 
 
 def feature_space_flop(matrices: Sequence[Rows], left: int) -> float:

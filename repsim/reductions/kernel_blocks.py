@@ -13,6 +13,7 @@ from ..arrays import Rows
 from ..kernels import Bandwidth, Cosine, Kernel, LaplacianL1, LaplacianL2, Leaf, Polynomial
 from .centre import Centre, Packer, a_few, power_of_two_below, robust_centre, squared_norms
 
+_EPS64 = float(np.finfo(np.float64).eps)
 _NATIVE = {LaplacianL1: "laplacian_l1", LaplacianL2: "laplacian_l2"}
 
 MOST_PACKED = 2.0**63  # so that squared norms stay in the range of float32
@@ -97,20 +98,26 @@ class _Preparation:
         self.packers: list[Packer] = []
         self.found: dict[str, _Products] = {}
         sigmas = [leaf.width for _, leaves in kernel.terms() for leaf in leaves if isinstance(leaf, Bandwidth)]
+        if sigmas:
+            self._not_too_far(1 / min(sigmas), "bandwidths")
         self.inverse_sigma = power_of_two_below(1 / min(sigmas)) if sigmas else 1.0
         self.distances: int | None = None
 
     def blocks(self) -> KernelBlocks:
         n = len(self.rows)
         sample = a_few(self.rows)
-        parts = [(weight, *self._term(leaves, sample)) for weight, leaves in self.kernel.terms()]
-        scale = math.fsum(weight * bound for weight, bound, *_ in parts)
-        diagonal, error, terms = np.zeros(n), np.zeros(n), []
-        for weight, bound, factors, shift, own_diagonal, own_error in parts:
-            share = weight * bound / scale if len(parts) > 1 else 1.0
-            terms.append(Term(factors, shift, share))
-            diagonal += share * (own_diagonal - shift)
-            error += share * own_error
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below
+            parts = [(weight, *self._term(leaves, sample)) for weight, leaves in self.kernel.terms()]
+            # Entries of a single factor lie within 1 of its shift by themselves, those of a product within 1 + |shift|.
+            reach = [1.0 if len(factors) == 1 else 1.0 + abs(shift) for _, _, factors, shift, *_ in parts]
+            scale = self._finite(sum(part[0] * part[1] * far for part, far in zip(parts, reach, strict=True)))
+            diagonal, error, terms = np.zeros(n), np.zeros(n), []
+            for weight, bound, factors, shift, own_diagonal, own_error in parts:
+                share = weight * bound / scale if len(parts) > 1 or len(factors) > 1 else 1.0
+                terms.append(Term(factors, shift, share))
+                diagonal += share * (own_diagonal - shift)
+                error += share * own_error
+            self._finite(scale * (1.0 + float(np.abs(diagonal).max() + error.max()) ** 2))
         return KernelBlocks(tuple(self.packers), tuple(terms), diagonal, error, scale)
 
     def _term(
@@ -146,6 +153,16 @@ class _Preparation:
         inverse = 1 / (leaf.width * self.inverse_sigma)
         return Factor(self.distances, _NATIVE.get(type(leaf), "rbf"), inverse if type(leaf) in _NATIVE else inverse**2)
 
+    def _not_too_far(self, unit: float, name: str) -> None:
+        """Products of packed rows, times ``unit``, stay in the range of float32."""
+        farthest = int(self.centre.squared_norms.argmax())
+        far = math.sqrt(float(self.centre.squared_norms[farthest])) * unit
+        if not far < 2.0**61:
+            raise ValueError(
+                f"[{self.function}] expected {self.rows.name} whose rows float32 can hold beside each other, "
+                f"got row {farthest} at {far:.3g} {name} from the middle"
+            )
+
     def _pack(self, middle: np.ndarray, unit: float) -> int:
         farthest = math.sqrt(float(self.centre.squared_norms.max())) * unit
         if not farthest < MOST_PACKED:
@@ -169,9 +186,7 @@ class _Preparation:
         whole = [
             math.comb(leaf.degree, m) * _power(base, leaf.degree - m) * _power(gain, m) for m in range(leaf.degree + 1)
         ]
-        bound = self._finite(
-            abs(whole[1]) + sum(abs(c) * _power(largest, m) for m, c in enumerate(whole) if m > 1), leaf
-        )
+        bound = self._finite(abs(whole[1]) + sum(abs(c) * _power(largest, m) for m, c in enumerate(whole) if m > 1))
         first, rest = whole[1] / bound, [0.0, 0.0, *(c / bound for c in whole[2:])]
         squares, twice = products.squares, 2.0 * products.bias
         diagonal = first * squares + sum(c * (squares + twice) ** m for m, c in enumerate(rest))
@@ -187,7 +202,7 @@ class _Preparation:
             degree, scale, constant = leaf.degree, leaf.scale, leaf.constant
         base, gain = products.base(scale, constant)
         most = scale * products.most + constant
-        bound = self._finite(_power(most, degree), leaf)
+        bound = self._finite(_power(most, degree))
         coefficients = [
             math.comb(degree, m) * (base / most) ** (degree - m) * (gain / most) ** m for m in range(degree + 1)
         ]
@@ -195,10 +210,10 @@ class _Preparation:
         factor = Factor(products.packing, "polynomial", 0.0, tuple(coefficients), products.bias.astype(np.float32))
         return bound, factor, value**degree
 
-    def _finite(self, bound: float, leaf: Leaf) -> float:
+    def _finite(self, bound: float) -> float:
         if not 1e-280 < bound < 1e280:
             raise ValueError(
-                f"[{self.function}] expected {self.rows.name} whose {leaf} kernel float64 can hold, "
+                f"[{self.function}] expected {self.rows.name} whose kernel {self.kernel} float64 can hold, "
                 f"got values of up to {bound:.3g}; scale the rows, or the kernel"
             )
         return bound
@@ -221,6 +236,7 @@ class _Preparation:
         c = self.centre
         bias = self._project(c.middle, c.middle) + 0.5 * float(c.middle @ c.middle)
         raw = squared_norms(self.rows, None, function=self.function, threads=self.threads)
+        self._not_too_far(c.unit, "typical distances")
         return _Products.of(self._pack(c.middle, c.unit), c, bias, raw)
 
     def _unit_rows(self) -> _Products:
@@ -235,8 +251,13 @@ class _Preparation:
         middle = np.median(sample / np.sqrt((sample * sample).sum(axis=1, keepdims=True)), axis=0)
         length = float(middle @ middle)
         along = self._project(None, middle) / norms
-        squares = np.maximum((1.0 - along) * 2.0 - (1.0 - length), 0.0)
-        if not squares.max() > 0:
+        squares = np.empty(len(norms))  # from the differences: directions may be nearly the same
+        at_once = max(2**20 // self.rows.depth, 1)
+        for start in range(0, len(norms), at_once):
+            part = slice(start, start + at_once)
+            apart = self.rows.wide(part) / norms[part, None] - middle
+            squares[part] = np.einsum("ij,ij->i", apart, apart)
+        if not squares.max() > (8 * _EPS64) ** 2:
             raise ValueError(
                 f"[{self.function}] expected {self.rows.name} whose directions differ, got zero variance "
                 f"(all {len(self.rows)} rows point one way)"
@@ -267,7 +288,7 @@ class _Products:
         bias = bias * unit**2
         middle = float(np.median(bias))
         second, first = np.partition(raw, -2)[-2:]
-        most = math.sqrt(float(first) * float(second or first))
+        most = math.sqrt(float(first)) * math.sqrt(float(second or first))
         return cls(packing, unit, c.squared_norms * unit**2, bias - middle, 2.0 * middle, most)
 
     @property
@@ -279,11 +300,6 @@ class _Products:
         """a and g such that scale x . x' + constant = a + g (packed product + bias + bias')."""
         gain = scale / self.unit**2
         return constant + gain * self.level, gain
-
-
-def _binomial(degree: int, base: float, gain: float) -> list[float]:
-    """The coefficients of (base + gain t)^degree in t."""
-    return [math.comb(degree, m) * _power(base, degree - m) * _power(gain, m) for m in range(degree + 1)]
 
 
 def _power(x: float, m: int) -> float:

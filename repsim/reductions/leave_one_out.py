@@ -14,10 +14,13 @@ from .sums import RowTerms, asked_pairs
 ROWS = 2048  # in float64 at a time; fixed, so that no choice of the caller changes the order of the additions
 
 
-def feature_row_terms(matrices: Sequence[Rows], left: int, estimator: str, *, function: str, threads: int) -> RowTerms:
+def feature_row_terms(
+    matrices: Sequence[Rows], left: int, estimator: str, scales: np.ndarray, *, function: str, threads: int
+) -> RowTerms:
     """Two passes over the rows of P representations, each of cost n d d' for every pair asked for; O(n P^2) memory.
 
-    About the mean the rows of a linear kernel matrix sum to 0, so that without the diagonal they sum to -|x_i|^2.
+    The matrices are the kernels' over ``scales`` [P]. About the mean the rows of a linear kernel matrix sum to 0, so
+    that without the diagonal they sum to -|x_i|^2.
     """
     n, count = len(matrices[0]), len(matrices)
     centres = []
@@ -25,13 +28,17 @@ def feature_row_terms(matrices: Sequence[Rows], left: int, estimator: str, *, fu
         mean = column_sums(rows, function=function, threads=threads) / n
         centres.append(Centre(mean, squared_norms(rows, mean, function=function, threads=threads)))
     asked = asked_pairs(count, left)
-    diagonals = [c.squared_norms * c.unit**2 for c in centres]
+    units = scales**-0.5
+    diagonals = [c.squared_norms / scale for c, scale in zip(centres, scales, strict=True)]
     vectors = np.array([-a for a in diagonals]) if estimator == "debiased" else np.zeros((count, n))
 
     def parts() -> Iterator[tuple[slice, list[np.ndarray]]]:
         spans = (slice(start, min(start + ROWS, n)) for start in range(0, n, ROWS))
         for span in spans:
-            yield span, [(rows.wide(span) - c.middle) * c.unit for rows, c in zip(matrices, centres, strict=True)]
+            yield (
+                span,
+                [(rows.wide(span) - c.middle) * unit for rows, c, unit in zip(matrices, centres, units, strict=True)],
+            )
             for rows in matrices:
                 rows.release(span.start, span.stop)
 
@@ -53,5 +60,4 @@ def feature_row_terms(matrices: Sequence[Rows], left: int, estimator: str, *, fu
                 through[p, q, span] = block[p] @ ahead[p, q] - diagonals[p][span] * vectors[q, span]
     for p, q in asked:
         products[p, q] = pair_sums[p, q].sum()
-    scales = np.array([c.unit**-2 for c in centres])
-    return RowTerms(estimator, vectors, diagonals, products, pair_sums, through, scales)
+    return RowTerms(estimator, vectors, diagonals, products, pair_sums, through)

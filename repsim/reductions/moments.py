@@ -201,6 +201,14 @@ def provisional_origin(rows: Rows) -> np.ndarray:
     return np.where(np.isfinite(origin), origin, 0.0)  # rows that are not finite are named when they are read
 
 
+def has_fourth_powers(rows: Rows) -> bool:
+    """Whether the fourth powers of distances between some of the rows are well inside float64."""
+    sample = a_few(rows)
+    with np.errstate(all="ignore"):
+        longest = float(((sample - np.median(sample, axis=0)) ** 2).sum(axis=1).max())
+    return longest == 0 or 1e-100 < longest < 1e100 or not np.isfinite(longest)
+
+
 def check_rows(rows: Rows, origin: np.ndarray | None, first: int, *, function: str, threads: int) -> None:
     """Refuse rows that are not finite, named from ``first`` on, or too far from the origin.
 

@@ -18,7 +18,8 @@ class HsicSums:
     With A = HKH (biased) or A = the U-centred K (debiased): ``biased[p, q]`` and ``debiased[p, q]`` are sum_ij A_p A_q,
     ``trace[p]`` = tr A and ``squares[p]`` = sum_i A_ii^2 of the biased A (both are 0 for the U-centred). Entries are
     filled on the diagonal and for p among the first ``left`` matrices and q among the others, NaN elsewhere.
-    ``rounding[p]`` is what rounding alone may leave of ``debiased[p, p]``.
+    ``rounding[p]`` is what rounding alone may leave of ``debiased[p, p]``. The matrices are the kernels' over
+    ``scales``, so that no product of theirs leaves the range of float64.
     """
 
     n: int
@@ -27,6 +28,7 @@ class HsicSums:
     trace: np.ndarray  # [P]
     squares: np.ndarray  # [P]
     rounding: np.ndarray  # [P]
+    scales: np.ndarray  # [P]
     precision: str
 
 
@@ -63,10 +65,7 @@ def finish(
             trace[p], squares[p] = centred.sum(), float(centred @ centred)
             error = errors[p]  # independent from entry to entry
             rounding[p] = (2 * _EPS32) ** 2 * float(error.sum() ** 2 - error @ error)
-    scale = np.outer(scales, scales)
-    return HsicSums(
-        n, biased * scale, debiased * scale, trace * scales, squares * scales**2, rounding * scales**2, "float32"
-    )
+    return HsicSums(n, biased, debiased, trace, squares, rounding, scales, "float32")
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class RowTerms:
 
     With v = the row sums without the diagonal (debiased), or with it (biased): ``vectors`` [P, n] = v, ``products``
     [P, P] and ``pair_sums`` [P, P, n] = sum_j (K_p K_q)_ij entry by entry, and ``through`` [P, P, n] = sum_j (K_p)_ij
-    v_q[j] leave the diagonal out; ``diagonals`` are P times [n]. ``scales`` [P] gives the kernels back their size.
+    v_q[j] leave the diagonal out; ``diagonals`` are P times [n]. The matrices are over the scales of the sums.
     """
 
     estimator: str
@@ -84,7 +83,6 @@ class RowTerms:
     products: np.ndarray
     pair_sums: np.ndarray
     through: np.ndarray
-    scales: np.ndarray
 
     def without_each(self, p: int, q: int) -> np.ndarray:
         """[n]: sum_ij of the product of both centred matrices over the n - 1 inputs that are left without input i."""
@@ -93,9 +91,8 @@ class RowTerms:
         product = float(self.products[p, q]) - 2 * pair
         across = float(v @ w) - v * w - self.through[p, q] - self.through[q, p] + pair
         total_v, total_w = float(v.sum()) - 2 * v, float(w.sum()) - 2 * w
-        scale = float(self.scales[p] * self.scales[q])
         if self.estimator == "debiased":
-            return scale * (product + total_v * total_w / ((left - 1) * (left - 2)) - 2 / (left - 2) * across)
+            return product + total_v * total_w / ((left - 1) * (left - 2)) - 2 / (left - 2) * across
         a, b = self.diagonals[p], self.diagonals[q]  # an input takes its row, its column, and once its diagonal entry
         product = product + float(a @ b) - a * b
-        return scale * (product + (total_v + a) * (total_w + b) / left**2 - 2 / left * across)
+        return product + (total_v + a) * (total_w + b) / left**2 - 2 / left * across

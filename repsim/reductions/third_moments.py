@@ -34,9 +34,11 @@ def moments_of_sample(sample: np.ndarray, n: int, kernel: Kernel) -> ThirdMoment
     if m < 4:
         return ThirdMoments(math.nan, math.nan)
     centred = u_centred(kernel.gram(sample))
-    squares = float(np.vdot(centred, centred))
-    if not squares > 0:
+    largest = float(np.abs(centred).max())
+    if not largest > 0:
         return ThirdMoments(math.nan, math.nan)
+    centred /= largest
+    squares = float(np.vdot(centred, centred))
     size = squares**1.5
     pairs = n * (n - 1) / (m * (m - 1))
     triples = pairs * (n - 2) / (m - 2)
@@ -48,7 +50,8 @@ def moments_of_sample(sample: np.ndarray, n: int, kernel: Kernel) -> ThirdMoment
 def u_centred(kernel: np.ndarray) -> np.ndarray:
     """A kernel matrix [m, m], m at least 4, with a zero diagonal and rows that sum to 0 (Szekely and Rizzo 2014)."""
     m = len(kernel)
-    off = kernel - np.diag(np.diag(kernel))
+    off = kernel.copy()
+    np.fill_diagonal(off, 0.0)
     off -= off.sum() / (m * (m - 1))  # a constant is centred away: the sums below keep its digits
     np.fill_diagonal(off, 0.0)
     rows = off.sum(axis=1)

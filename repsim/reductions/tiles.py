@@ -64,7 +64,7 @@ def kernel_sums(
         _core.kernel_row_terms(pairs, left, span, row_bits, vectors, pair_sums, vector_sums, threads)
     unit = 2.0**-row_bits
     through = vector_sums * (unit * largest[None, :, None])
-    return sums, RowTerms(row_terms, exact, diagonals, whole, pair_sums * unit, through, scales)
+    return sums, RowTerms(row_terms, exact, diagonals, whole, pair_sums * unit, through)
 
 
 def _traverse(
