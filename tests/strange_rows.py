@@ -94,8 +94,8 @@ def _misaligned(x: Array) -> Array:
 
 def _torn(x: Array) -> Array:
     """Rows a whole number of bytes, but of no elements, apart."""
-    memory = np.zeros((len(x), x.shape[1] * x.itemsize + 1), np.uint8)
-    out = np.lib.stride_tricks.as_strided(memory[:, : x.itemsize].view(x.dtype), x.shape, (memory.shape[1], x.itemsize))
+    apart = x.shape[1] * x.itemsize + 1
+    out = np.ndarray(x.shape, x.dtype, np.zeros(max(apart * len(x), 1), np.uint8), 0, (apart, x.itemsize))
     out[...] = x
     return out
 
@@ -168,7 +168,6 @@ NO_ROWS: dict[str, Callable[[Array], Any]] = {
     "a dict": lambda x: {"layer": x},
     "a masked array": lambda x: np.ma.array(x, mask=np.zeros(x.shape, bool)),
     "records": lambda x: np.zeros(x.shape, [("a", "f4"), ("b", "f8")]),
-    "a tensor that needs a gradient": lambda x: _torch(x).requires_grad_(),
     "a sparse tensor": lambda x: _torch(x).to_sparse(),
 }
 

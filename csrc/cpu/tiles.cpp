@@ -266,17 +266,17 @@ void select(const float* c, const float* row_threshold, const float* column_thre
 // and for the distance itself where it exceeds 2^-12 of it.
 int32_t lost(const float* c, const float* half_i, const float* half_j, Lost use, float gain, Place* places) {
   constexpr float kNegligible = 25.0f;  // e^-25 = 1.4e-11
+  constexpr float kError = 0x1p-18f;    // of the halves: a lost distance may look like a long one
   int32_t found = 0;
   for (int32_t i = 0; i < kTile; ++i)
     for (int32_t j = 0; j < kTile; j += kLanes) {
       const Vector halves = load(half_j + j) + half_i[i];
       Vector limit;
       if (use == Lost::rbf) {
-        limit = halves * gain > broadcast(128.0f) ? broadcast(kNegligible / gain) : Vector{};
+        limit = halves * gain > broadcast(128.0f) ? halves * kError + kNegligible / gain : Vector{};
       } else if (use == Lost::laplacian) {
         const Vector root = halves * (gain * 0x1p-8f), most = broadcast(kNegligible / gain);
-        const Vector distance = root < most ? root : most;
-        limit = distance * distance * 0.5f;
+        limit = root < most ? root * root * 0.5f : most * most * 0.5f + halves * kError;
       } else {
         limit = halves * 0x1p-10f;
       }
