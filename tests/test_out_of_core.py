@@ -197,7 +197,7 @@ def test_resident_memory_stays_within_the_budget(call: str, rows: int, width: in
 @needs_linux
 @pytest.mark.parametrize("filter", ["float32", "auto"])
 def test_the_search_gives_memory_maps_back(filter: str, tmp_path: Path) -> None:
-    """Of rows that take 64 MiB; while candidates are ranked, the system maps what lies around them beside the budget."""
+    """Of rows that take 64 MiB: while candidates are ranked, the system maps what lies around them."""
     rows, width, budget = 2**13, 2048, 32
     for side in "ab":
         np.random.default_rng(0).standard_normal((rows, width), dtype=np.float32).tofile(tmp_path / f"{side}.bin")

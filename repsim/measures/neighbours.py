@@ -143,8 +143,8 @@ def nearest(
         duplicates stay.
     filter: what proposes candidates: "float32", "bfloat16" (twice as fast; only on CPUs that multiply it), or "auto":
         bfloat16 where it pays, which is tried out on a few rows first. The result does not depend on it.
-    threads, memory, block_rows, progress: as for :func:`repsim.cka`; the result does not depend on the first three. Of a
-        memory map, the pages around the candidates of 8192 rows at a time come beside the memory.
+    threads, memory, block_rows, progress: as for :func:`repsim.cka`; the result does not depend on the first three. Of
+        a memory map, the pages around the candidates of 8192 rows at a time come beside the memory.
 
     Returns
     -------
