@@ -57,14 +57,16 @@ def test_hsic_is_that_of_python(example: Any) -> None:
         assert example.hsic(x, y, threads) == pytest.approx(repsim.hsic(x, y).value, rel=1e-6)
 
 
-def test_nearest_is_that_of_python(example: Any) -> None:
+@pytest.mark.parametrize("apart", [pytest.param(0, id="float32-decides"), pytest.param(2e5, id="settled-in-float64")])
+def test_nearest_is_that_of_python(example: Any, apart: float) -> None:
     x = rows(500, 12, 2)
     x[400:] = x[:100]
+    x[::2] += np.float32(apart)
     for k in (1, 10, 499):
         indices, scores = example.nearest(x, k, 2)
         graph = repsim.nearest(x, k, metric="euclidean")
         np.testing.assert_array_equal(indices, graph.indices)
-        np.testing.assert_array_equal(scores, graph.scores)
+        np.testing.assert_array_equal(scores.astype(np.float32), graph.scores)
 
 
 def test_exceptions_cross_the_library(example: Any) -> None:

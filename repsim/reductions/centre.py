@@ -45,7 +45,8 @@ def robust_centre(rows: Rows, *, function: str, threads: int) -> Centre:
 
 def equal_rows(rows: Rows, count: int, *, function: str) -> ValueError:
     return ValueError(
-        f"[{function}] expected {rows.name} whose rows differ, got zero variance (all {count} rows are equal)"
+        f"[{function}] expected {rows.name} whose rows differ, got zero variance (all {count} rows are equal, "
+        "or closer than 1e-160)"
     )
 
 

@@ -16,6 +16,8 @@ from .centre import Centre, Packer, a_few, power_of_two_below, robust_centre, sq
 _EPS64 = float(np.finfo(np.float64).eps)
 _NATIVE = {LaplacianL1: "laplacian_l1", LaplacianL2: "laplacian_l2"}
 
+MOST_PACKED = 2.0**63  # so that squared norms stay in the range of float32
+
 
 @dataclass(frozen=True)
 class Factor:
@@ -82,7 +84,7 @@ def prepare(rows: Rows, kernel: Kernel, *, function: str, threads: int) -> Kerne
     Raises
     ------
     ValueError: rows that are not finite, all equal, or of values beyond the range of float64 squares; zero rows under
-        the cosine; a kernel whose values float64 cannot hold.
+        the cosine; a kernel whose values float64 cannot hold; a row too far from the others for float32.
     """
     return _Preparation(rows, kernel, function, threads).blocks()
 
@@ -162,6 +164,12 @@ class _Preparation:
             )
 
     def _pack(self, middle: np.ndarray, unit: float) -> int:
+        farthest = math.sqrt(float(self.centre.squared_norms.max())) * unit
+        if not farthest < MOST_PACKED:
+            raise ValueError(
+                f"[{self.function}] expected {self.rows.name} whose rows float32 can hold beside one another, "
+                f"got row {int(self.centre.squared_norms.argmax())} at {farthest:.3g} units of the {self.kernel} kernel"
+            )
         scale = np.broadcast_to(unit, len(self.rows))
         self.packers.append(Packer(self.rows, middle, scale, self.threads))
         return len(self.packers) - 1

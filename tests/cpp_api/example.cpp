@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <cfloat>
 #include <cmath>
-#include <new>
+#include <numeric>
 #include <vector>
 
 namespace py = pybind11;
@@ -68,20 +68,36 @@ double hsic(const Rows& x, const Rows& y, int threads) {
   return centred / (m * (m - 3)) / (unit_x * unit_x * unit_y * unit_y);
 }
 
-// Indices [n, k] and scores [n, k] of the Euclidean metric.
+// Indices [n, k] and float64 scores [n, k] of the Euclidean metric.
 py::tuple nearest(const Rows& x, int64_t k, int threads) {
   const int64_t n = x.shape(0), kept = std::min(k + 8, n - 1), capacity = 2 * kept + 16;
-  Packed packed(x, 1.0, threads);
+  Packed packed(x, 1.0, threads);  // float32 rows as they are: packing loses nothing
+  const repsim::BlockPair both = packed.with_itself();
+  const repsim::SearchPair pair{both.rows_i, both.rows_j, both.half_i,
+                                both.half_j, both.depth,  repsim::Filter::float32};
   std::vector<uint64_t> keys(n * capacity);
   std::vector<int32_t> counts(n);
-  std::vector<float> thresholds(n, -FLT_MAX);
+  std::vector<float> thresholds(n, -FLT_MAX), residuals(n);
+  std::vector<int64_t> own(n);
+  std::iota(own.begin(), own.end(), 0);
+  std::vector<uint8_t> open(n);
   const repsim::Candidates candidates{keys.data(), counts.data(), thresholds.data(), capacity};
-  repsim::nearest(packed.with_itself(), repsim::Metric::euclidean, {0, n, 0, n}, true, kept, candidates, threads);
+  const repsim::Ranking ranking{
+      packed.source, packed.source, repsim::Metric::euclidean, nullptr, nullptr, own.data(), k};
+  repsim::Certificate certificate{};
+  certificate.filter = repsim::Filter::float32;
+  certificate.halves = certificate.base_halves = packed.halves.data();
+  certificate.residuals = certificate.base_residuals = residuals.data();
+  certificate.unit = 1.0;
+  certificate.longest = longest(x, threads);
+  certificate.kept = kept;
   py::array_t<int64_t> indices({n, k});
-  py::array_t<float> scores({n, k});
-  repsim::rank_neighbours(packed.source, packed.source, repsim::Metric::euclidean, k, candidates,
-                          {packed.halves.data(), 1.0, 0.0, nullptr, 0, kept}, 0, indices.mutable_data(),
-                          scores.mutable_data(), threads);
+  py::array_t<double> scores({n, k});
+  repsim::nearest(pair, repsim::Metric::euclidean, {0, n, 0, n}, true, kept, candidates, threads);
+  if (repsim::rank_neighbours(ranking, candidates, certificate, indices.mutable_data(), scores.mutable_data(),
+                              open.data(), threads) > 0)
+    repsim::settle_neighbours(pair, {0, n, 0, n}, ranking, certificate, indices.mutable_data(), scores.mutable_data(),
+                              threads);
   return py::make_tuple(indices, scores);
 }
 
