@@ -48,7 +48,11 @@ def positive_number(value: Any, name: str, *, function: str, or_zero: bool = Fal
     """
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"[{function}] expected {name} as a number, got {type(value).__name__}")
-    if not (math.isfinite(value) and (value > 0 or (or_zero and value == 0))):
+    try:
+        finite = math.isfinite(value)
+    except OverflowError:  # an int beyond the range of float64
+        finite = False
+    if not (finite and (value > 0 or (or_zero and value == 0))):
         kind = "a number of at least 0" if or_zero else "a positive number"
         raise ValueError(f"[{function}] expected {name} as {kind}, got {value!r}")
     return float(value)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
-from .arguments import Progress, thread_count
+from .arguments import Progress, memory_budget, thread_count
 from .arrays import DTYPES, Rows, as_rows, same_inputs
 from .measures import cka, neighbour_ranks, neighbour_scores, neighbour_sets, neighbours
 from .measures.neighbours import Neighbours
@@ -124,6 +124,7 @@ def compare(
     permutations: int = 200,
     seed: int = 0,
     threads: int | None = None,
+    memory: int | str | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """Measure every layer of a against every layer of b on the same inputs.
@@ -144,7 +145,7 @@ def compare(
     permutations, seed: relabellings from which the neighbour measures but "mutual_knn" take their chance level and p;
         the others know its mean and sd exactly and take p from the normal distribution (see ``p_from`` of
         :class:`Similarity`).
-    threads: as for :func:`repsim.cka`.
+    threads, memory: as for :func:`repsim.cka`.
     progress: called with (steps done, steps in all): the graph of every layer is a step, and every measure.
 
     Returns
@@ -167,7 +168,7 @@ def compare(
         require_same_samples(a, b)
     layers_a, layers_b = _layers(a, "a"), _layers(b, "b")
     rows_a, rows_b = list(layers_a.values()), list(layers_b.values())
-    cpus = thread_count(threads, function="compare")
+    cpus, budget = thread_count(threads, function="compare"), memory_budget(memory, function="compare")
     _check_options(chosen, [*rows_a, *rows_b], k, metric, permutations, seed)
 
     searched = [*rows_a, *rows_b] if any(measure in _GRAPH_MEASURES for measure in chosen) else []
@@ -179,13 +180,13 @@ def compare(
 
     graphs: list[Neighbours] = []
     for rows in searched:
-        graphs.append(neighbours.nearest(rows, k, metric=metric, threads=cpus))
+        graphs.append(neighbours.nearest(rows, k, metric=metric, threads=cpus, memory=budget))
         step()
     sides = graphs[: len(rows_a)], graphs[len(rows_a) :]
     grids: dict[str, Grid] = {}
     for measure in chosen:
         if measure in _KERNEL_MEASURES:
-            grids[measure] = cka.cka_grid(rows_a, rows_b, threads=cpus, **_KERNEL_MEASURES[measure])
+            grids[measure] = cka.cka_grid(rows_a, rows_b, threads=cpus, memory=budget, **_KERNEL_MEASURES[measure])
         else:
             how: dict[str, Any] = {"permutations": permutations, "seed": seed} if measure in _SAMPLED else {}
             if measure == "second_order_cosine":

@@ -194,6 +194,31 @@ def test_resident_memory_stays_within_the_budget(call: str, rows: int, width: in
     assert after < budget / 2 + 16, f"afterwards {after:.0f} MiB"
 
 
+@needs_linux
+@pytest.mark.parametrize("filter", ["float32", "auto"])
+def test_the_search_gives_memory_maps_back(filter: str, tmp_path: Path) -> None:
+    """Of rows that take 64 MiB: while candidates are ranked, the system maps what lies around them."""
+    rows, width, budget = 2**13, 2048, 32
+    for side in "ab":
+        np.random.default_rng(0).standard_normal((rows, width), dtype=np.float32).tofile(tmp_path / f"{side}.bin")
+    call = f"repsim.nearest(a, k=5, filter='{filter}', memory='{budget}MiB').scores[0, 0]"
+    value, peak, after = run(tmp_path, rows, width, call)
+    assert np.isfinite(value)
+    assert peak < budget * 1.125 + 16 + 64, f"peak {peak:.0f} MiB"
+    assert after < budget / 2 + 16, f"afterwards {after:.0f} MiB"
+
+
+@pytest.mark.parametrize("filter", ["float32", "auto"])
+def test_neighbours_do_not_depend_on_the_budget(filter: str) -> None:
+    x = np.random.default_rng(2).standard_normal((3000, 120), dtype=np.float32)
+    first = repsim.nearest(x, k=7, filter=filter)
+    for memory in ("12MiB", "20MiB", 2**30):
+        again = repsim.nearest(x, k=7, filter=filter, memory=memory)
+        assert np.array_equal(again.indices, first.indices) and np.array_equal(again.scores, first.scores), memory
+    with pytest.raises(ValueError, match=r"\[nearest\] expected memory of at least \d+ bytes .* blocks of 192 rows"):
+        repsim.nearest(x, k=7, memory=1000)
+
+
 @pytest.mark.parametrize("kernel", ["linear", repsim.RBF(sigma=5.0)], ids=["feature-space", "tiles"])
 def test_bits_do_not_depend_on_the_budget_or_on_where_rows_lie(kernel: Any, tmp_path: Path) -> None:
     rng = np.random.default_rng(1)

@@ -44,7 +44,7 @@ def cka(
     kernel: "linear", "cosine", "polynomial", "rbf", "laplacian_l2" or "laplacian_l1" (the last three with sigma = the
         median distance), an instance such as ``RBF(median_fraction=0.5)``, or a sum, product or multiple of instances.
     jackknife: leave out every input in turn for the standard error of the value (``standard_error`` and ``interval`` of
-        the result), exactly: one more traversal of the same cost.
+        the result), exactly: one more traversal of the same cost. Bandwidths stay those of all inputs.
     threads: default REPSIM_NUM_THREADS, else every CPU of the process. The result does not depend on it.
     memory: bytes, or text such as "512MiB", for packed blocks, products of features and pages of memory maps, beside
         the inputs and O(n) sums (default: 128 MiB of blocks, and products of features as wide as the layers). The

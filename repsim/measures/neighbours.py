@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .. import reductions
-from ..arguments import Progress, thread_count, whole_number
+from ..arguments import Progress, memory_budget, thread_count, whole_number
 from ..arrays import as_rows, same_inputs
 from .graph_file import read_graph, write_graph
 
@@ -123,6 +123,7 @@ def nearest(
     base: Any = None,
     filter: str = "auto",
     threads: int | None = None,
+    memory: int | str | None = None,
     block_rows: int | None = None,
     progress: Progress | None = None,
 ) -> Neighbours:
@@ -142,7 +143,8 @@ def nearest(
         duplicates stay.
     filter: what proposes candidates: "float32", "bfloat16" (twice as fast; only on CPUs that multiply it), or "auto":
         bfloat16 where it pays, which is tried out on a few rows first. The result does not depend on it.
-    threads, block_rows, progress: as for :func:`repsim.cka`; the result does not depend on the first two.
+    threads, memory, block_rows, progress: as for :func:`repsim.cka`; the result does not depend on the first three. Of
+        a memory map, the pages around the candidates of 8192 rows at a time come beside the memory.
 
     Returns
     -------
@@ -164,6 +166,7 @@ def nearest(
         base=base,
         filter=filter,
         threads=threads,
+        memory=memory,
         block_rows=block_rows,
         progress=progress,
     )
@@ -179,6 +182,7 @@ def _graph(
     base: Any = None,
     filter: str = "auto",
     threads: int | None = None,
+    memory: int | str | None = None,
     block_rows: int | None = None,
     progress: Progress | None = None,
 ) -> Neighbours:
@@ -200,6 +204,7 @@ def _graph(
         function=function,
         filter=filter,
         threads=thread_count(threads, function=function),
+        memory=memory_budget(memory, function=function),
         block_rows=block_rows,
         progress=progress,
     )

@@ -50,6 +50,7 @@ def nearest(
     function: str,
     threads: int,
     filter: str = "auto",
+    memory: int | None = None,
     block_rows: int | None = None,
     progress: Progress | None = None,
 ) -> Found:
@@ -65,7 +66,7 @@ def nearest(
     """
     symmetric = base is None
     sides, unit = _sides(x, base, metric, function=function, threads=threads)
-    search = _Search(sides[0], sides[-1], symmetric, k, metric, unit, threads, block_rows)
+    search = _Search(sides[0], sides[-1], symmetric, k, metric, unit, threads, block_rows, memory, function)
     n = len(x)
     trying = filter == "auto"
     if trying:
@@ -128,13 +129,14 @@ class _Side:
 class _Packed:
     """The rows of a side as a filter sees them, block by block; all blocks are kept if they fit the budget."""
 
-    def __init__(self, side: _Side, filter: str, slack: float) -> None:
+    def __init__(self, side: _Side, filter: str, slack: float, memory: int | None) -> None:
         self.side, self.filter = side, filter
         n, depth = len(side.rows), side.rows.depth
         self.words = -(-depth // 2) if filter == "bfloat16" else depth
         self.halves, self.residuals = np.empty((2, n), np.float32)
         self.floor = slack + math.sqrt(depth) * 2.0**-125  # a subnormal entry is lost
-        self.keeps_all = n * self.words * 4 <= blocks.PACKED_BUDGET
+        budget = blocks.PACKED_BUDGET if memory is None else memory // 2  # the other half for the other side
+        self.keeps_all = n * self.words * 4 <= budget
         self.kept: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def block(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -201,6 +203,14 @@ class _Search:
     unit: float
     threads: int
     block_rows: int | None
+    memory: int | None
+    function: str
+
+    def traversal(self, rows: int, columns: int, words: int, *, symmetric: bool) -> blocks.Traversal:
+        return blocks.traversal(
+            rows, columns, [words], symmetric=symmetric, block_rows=self.block_rows, memory=self.memory,
+            function=self.function,
+        )  # fmt: skip
 
     @property
     def slack(self) -> float:
@@ -209,13 +219,13 @@ class _Search:
 
     def packed(self, filter: str) -> tuple[_Packed, _Packed]:
         """Both sides for a filter; the same object twice where they are the same rows."""
-        left = _Packed(self.left, filter, self.slack)
-        return left, left if self.symmetric else _Packed(self.right, filter, self.slack)
+        left = _Packed(self.left, filter, self.slack, self.memory)
+        return left, left if self.symmetric else _Packed(self.right, filter, self.slack, self.memory)
 
     def try_out(self, packed: tuple[_Packed, _Packed], margin: int) -> tuple[float, int]:
         """The share of some evenly spaced rows that a filter leaves open, and the margin it takes."""
         picked = np.asarray(evenly_spaced(len(self.left.rows), PILOT))
-        few = _Packed(self.left.at(picked), packed[0].filter, self.slack)
+        few = _Packed(self.left.at(picked), packed[0].filter, self.slack, self.memory)
         own = picked if self.symmetric else np.full(len(picked), -1)
         one_sided = replace(self, symmetric=False)
         shares = {}
@@ -241,7 +251,7 @@ class _Search:
         keys = np.empty((n, 2 * kept + 16), np.uint64)
         counts = np.zeros(n, np.int32)
         thresholds = np.full(n, -np.finfo(np.float32).max, np.float32)
-        plan = blocks.traversal(n, m, [left.words], symmetric=self.symmetric, block_rows=self.block_rows)
+        plan = self.traversal(n, m, left.words, symmetric=self.symmetric)
         tiles = "inner_product" if self.metric == "inner_product" else "euclidean"
         held: tuple[int, Any] = (-1, None)
         for span in steps.over(plan):
@@ -279,13 +289,14 @@ class _Search:
             return
         base = packed[1] if packed[1].filter == "float32" else self.packed("float32")[1]
         reach = still_open.reach if packed[1].filter == "float32" else still_open.reach.in_float32()
-        plan = blocks.traversal(
-            len(still_open.rows), len(base.side.rows), [base.words], symmetric=False, block_rows=self.block_rows
-        )
+        if base is not packed[1]:
+            packed[0].kept.clear()  # two filters at once would be over the budget
+            packed[1].kept.clear()
+        plan = self.traversal(len(still_open.rows), len(base.side.rows), base.words, symmetric=False)
         for start in plan.starts_i:
             part = slice(start, start + plan.block_rows)
             rows = still_open.rows[part]
-            few = _Packed(self.left.at(rows), "float32", self.slack)
+            few = _Packed(self.left.at(rows), "float32", self.slack, self.memory)
             block_i = few.block(0, len(rows))
             indices, exact = found.indices[rows], still_open.scores[part]
             own = rows if self.symmetric else np.full(len(rows), -1)
