@@ -367,7 +367,7 @@ def check(case: Case) -> None:
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_right_or_refused(function: str) -> None:
     @settings(
-        max_examples=max(CASES // len(FUNCTIONS), 1) if CASES else 60,
+        max_examples=max(CASES // len(FUNCTIONS), 1) if CASES else 100,
         derandomize=not CASES,
         database=None,
         deadline=None,
