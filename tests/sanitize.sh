@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The native tests under a sanitizer: `tests/sanitize.sh address` (with undefined behaviour) or `tests/sanitize.sh thread`.
-# More arguments go to pytest, and replace the choice of tests: `tests/sanitize.sh address tests/test_fuzz.py`.
+# More arguments go to pytest; tests among them replace the choice made here: `tests/sanitize.sh address tests/test_cka.py`.
 # Wants the test requirements, GCC and its sanitizer libraries; installs the build requirements where they are missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -15,8 +15,10 @@ shift
 # The native code through every caller that has a shape of its own; the rest of the tests adds no native path. Left out
 # is what limits or measures memory, which a sanitizer takes for itself.
 tests=("$@")
-[ $# -gt 0 ] || tests=(tests/test_core.py tests/test_cka.py tests/test_neighbours.py tests/test_errors.py
-  -k "not memory and not refused_threads")
+[[ " $* " == *" tests/"* ]] || tests+=(
+  tests/test_{core,cka,feature_space,fuzz,graphs,neighbours}.py
+  -k "not memory and not refused_threads and not 65536"
+)
 
 work=build/sanitize-$sanitizer # kept, so that only what has changed is built again
 mkdir -p "$work"
