@@ -408,27 +408,19 @@ repsim::Ranking ranking_of(const RankingArguments& arguments) {
           own.data(), k};
 }
 
-// filter, halves, residuals, those of the base, unit, ratio, floor, longest, coarsest, heavy, kept
-using CertificateArguments =
-    std::tuple<std::string, Vector<const float>, Vector<const float>, Vector<const float>, Vector<const float>, double,
-               double, double, double, double, Vector<const int64_t>, int64_t>;
+// filter, halves, residuals, unit, ratio, floor, longest, coarsest, heavy, kept
+using CertificateArguments = std::tuple<std::string, Vector<const float>, Vector<const float>, double, double, double,
+                                        double, double, Vector<const int64_t>, int64_t>;
 
 repsim::Certificate certificate_of(const CertificateArguments& arguments, const repsim::Ranking& ranking) {
-  const auto& [filter, halves, residuals, base_halves, base_residuals, unit, ratio, floor, longest, coarsest, heavy,
-               kept] = arguments;
-  const auto one_each = [](const Vector<const float>& numbers, const repsim::Source& rows) {
-    return static_cast<int64_t>(numbers.shape(0)) == rows.rows;
-  };
-  expect(one_each(halves, ranking.x) && one_each(residuals, ranking.x) && one_each(base_halves, ranking.base) &&
-             one_each(base_residuals, ranking.base),
+  const auto& [filter, halves, residuals, unit, ratio, floor, longest, coarsest, heavy, kept] = arguments;
+  expect(static_cast<int64_t>(halves.shape(0)) == ranking.x.rows && residuals.shape(0) == halves.shape(0),
          "certificate: expected one half and one residual per row");
   for (size_t i = 0; i < heavy.shape(0); ++i)
     expect(heavy(i) >= 0 && heavy(i) < ranking.base.rows, "heavy: expected rows of the base");
   return {filter_of(filter),
           halves.data(),
           residuals.data(),
-          base_halves.data(),
-          base_residuals.data(),
           unit,
           ratio,
           floor,
@@ -454,8 +446,8 @@ int64_t rank_neighbours(const RankingArguments& ranked, Matrix<uint64_t> keys, V
   expect(static_cast<int64_t>(keys.shape(0)) == ranking.x.rows && open.shape(0) == keys.shape(0),
          "candidates: expected one row for every row of x");
   check_lists(ranking, indices, scores);
-  expect(known.kept >= ranking.k && known.kept < candidates.capacity,
-         "kept: expected at least k, and less than the candidates' room");
+  expect(known.kept >= ranking.k && 2 * known.kept <= candidates.capacity,
+         "kept: expected at least k, and at most half of the candidates' room");
   for (size_t i = 0; i < counts.shape(0); ++i)
     expect(counts(i) >= ranking.k && counts(i) <= candidates.capacity, "candidates: expected at least k in every row");
   nb::gil_scoped_release release;

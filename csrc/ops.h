@@ -162,7 +162,7 @@ struct Candidates {
   uint64_t* keys;     // [rows, capacity]
   int32_t* counts;    // [rows], zero at the start
   float* thresholds;  // [rows], -FLT_MAX at the start: the k-th best score seen so far
-  int64_t capacity;   // > k
+  int64_t capacity;   // > k; at least 2 k for rank_neighbours, which keeps scores beside candidates
 };
 
 // What the scores of a search are computed from: panels of pack_rows, or of pack_pairs.
@@ -190,14 +190,12 @@ void nearest(const SearchPair& pair, Metric metric, const BlockRange& range, boo
 // of the packed rows.
 struct Certificate {
   Filter filter;
-  const float* halves;          // [rows] half the squared norms of the packed rows of x
-  const float* residuals;       // [rows] at least |packed - exact| of each
-  const float* base_halves;     // [base.rows]
-  const float* base_residuals;  // [base.rows]
-  double unit;                  // packed rows are the rows (cosine: the unit rows) times this, less a common offset
-  double ratio, floor;          // of every row of the base: residual <= ratio |exact row| + floor
-  double longest, coarsest;     // the largest packed norm and residual in the base; inner product: but for `heavy`
-  const int64_t* heavy;         // inner product: rows of the base that are candidates of every row
+  const float* halves;       // [rows] half the squared norms of the packed rows of x
+  const float* residuals;    // [rows] at least |packed - exact| of each
+  double unit;               // packed rows are the rows (cosine: the unit rows) times this, less a common offset
+  double ratio, floor;       // of every row of the base: residual <= ratio |exact row| + floor
+  double longest, coarsest;  // the largest packed norm and residual in the base; inner product: but for `heavy`
+  const int64_t* heavy;      // inner product: rows of the base that are candidates of every row
   int64_t heavy_count;
   int64_t kept;  // the k that `nearest` was given: at least the k that is asked for now
 };
@@ -213,11 +211,10 @@ struct Ranking {
 };
 
 // The k best rows of the base for every row of x by their float64 scores: cosine, inner product, or minus the Euclidean
-// distance; ties to the lower index. Of the `kept` best candidates those are scored in float64 that may be among the k
-// best for all the filter knows. A row is decided when its k-th best lies above all that was turned away by more than
-// the filter can have erred; open[i] = 1 marks the others, whose lists are the best of their candidates. Returns how
-// many they are. Throws std::range_error where a score leaves the range of float64. Cost: a little over 2 rows k depth
-// flop.
+// distance; ties to the lower index. The `kept` best candidates are scored in float64. A row is
+// decided when its k-th best lies above all that was turned away by more than the filter can have erred; open[i] = 1
+// marks the others, whose lists are the best of their candidates. Returns how many they are. Throws std::range_error
+// where a score leaves the range of float64. The candidates are used up. Cost: 2 rows kept depth flop.
 int64_t rank_neighbours(const Ranking& ranking, const Candidates& candidates, const Certificate& certificate,
                         int64_t* indices /* [rows, k] */, double* scores /* [rows, k] */, uint8_t* open /* [rows] */,
                         int threads);

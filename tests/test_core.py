@@ -122,8 +122,10 @@ def rank(
     open_rows = np.empty(len(x), np.uint8)
     exact = np.empty(scores.shape)
     k = indices.shape[1]
+    kept = kept or k
+    keys = np.pad(keys, ((0, 0), (0, max(0, 2 * kept - keys.shape[1]))))  # scores stand beside candidates
     found = _core.rank_neighbours(
-        ranking(x, metric, k, base), keys, counts, thresholds, certificate(x, base, heavy=heavy, kept=kept or k),
+        ranking(x, metric, k, base), keys, counts, thresholds, certificate(x, base, heavy=heavy, kept=kept),
         indices, exact, open_rows, threads,
     )  # fmt: skip
     scores[:] = exact
@@ -150,7 +152,7 @@ def certificate(
         residuals = [(norm * 2.0**-23).astype(np.float32) for norm in norms]
     longest = float(norms[1].max())
     return (
-        "float32", halves[0], residuals[0], halves[1], residuals[1], 1.0, 2.0**-23, 0.0, longest, longest * 2.0**-23,
+        "float32", halves[0], residuals[0], 1.0, 2.0**-23, 0.0, longest, longest * 2.0**-23,
         np.array(heavy, np.int64), kept,
     )  # fmt: skip
 
@@ -971,6 +973,14 @@ def test_rank_neighbours_refuses_counts_that_cannot_be(count: int) -> None:
     counts = np.full(10, count, np.int32)
     with pytest.raises(ValueError, match="candidates: expected at least k in every row"):
         rank(x, "cosine", keys, counts, thresholds, indices, scores)
+
+
+def test_rank_neighbours_wants_room_for_scores_beside_candidates() -> None:
+    x = rows(10, 3)
+    candidates = np.full((10, 7), 0xFFFFFFFF, np.uint64), np.full(10, 4, np.int32), np.zeros(10, np.float32)
+    lists = np.empty((10, 2), np.int64), np.empty((10, 2)), np.empty(10, np.uint8)
+    with pytest.raises(ValueError, match="kept: expected at least k, and at most half of the candidates' room"):
+        _core.rank_neighbours(ranking(x, "euclidean", 2), *candidates, certificate(x, kept=4), *lists, 1)
 
 
 def test_outputs_of_another_dtype_are_not_copied() -> None:

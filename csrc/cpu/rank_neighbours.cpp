@@ -2,11 +2,14 @@
 // left. Parallel axis: rows, and tiles for what is settled. Bytes: a little over k rows for each row.
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cfloat>
 #include <cmath>
 #include <memory>
 #include <mutex>
+#include <numeric>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 #include "candidates.h"
@@ -32,14 +35,12 @@ class Exact {
   explicit Exact(const Ranking& ranking)
       : r_(ranking),
         row_(ranking.x.depth),
+        widen_(cpu::row_ops().widen[static_cast<int>(ranking.x.dtype)]),
         score_((ranking.metric == Metric::euclidean ? cpu::row_ops().squared_distance
                                                     : cpu::row_ops().dot)[static_cast<int>(ranking.base.dtype)]) {}
 
   void hold(int64_t i) {
-    cpu::with_elements(r_.x, [&](auto* data) {
-      std::transform(data + i * r_.x.row_stride, data + i * r_.x.row_stride + r_.x.depth, row_.begin(),
-                     [](auto element) { return cpu::widen(element); });
-    });
+    widen_(cpu::row_of(r_.x, i), r_.x.depth, row_.data());
     if (r_.metric == Metric::cosine) norm_ = std::sqrt(r_.squared_norms[i]);
   }
 
@@ -54,6 +55,7 @@ class Exact {
  private:
   const Ranking& r_;
   std::vector<double> row_;
+  void (*widen_)(const void*, int64_t, double*);
   double (*score_)(const double*, const void*, int64_t);
   double norm_ = 1.0;
 };
@@ -79,13 +81,6 @@ class RowBounds {
   void hold(int64_t i) {
     norm_ = norm_of(c_.halves[i]);
     residual_ = c_.residuals[i];
-  }
-
-  // How far row j is at least, given the score of its tile: a distance, or minus an inner product.
-  double nearest(float score, int64_t j) const {
-    const double norm = norm_of(c_.base_halves[j]), residual = c_.base_residuals[j], error = packed(norm);
-    if (metric_ == Metric::inner_product) return -score - (error + norm_ * residual + residual_ * (norm + residual));
-    return std::sqrt(std::max(0.0, -2 * (score + error))) - residual_ - residual;
   }
 
   // How far a row can be at most whose float64 score is at least `kth`, in the same units.
@@ -124,7 +119,8 @@ class RowBounds {
 // Puts one row into a list that is sorted best first, unless it stands there or all of the list are better.
 void insert(const Scored& one, int64_t k, int64_t* indices, double* scores) {
   const auto at = [&](int64_t m) { return Scored{-scores[m], indices[m]}; };
-  int64_t low = 0, high = k;  // the first place whose row is not better than this one
+  if (at(k - 1) < one) return;
+  int64_t low = 0, high = k - 1;  // the first place whose row is not better than this one
   while (low < high) {
     const int64_t middle = (low + high) / 2;
     if (at(middle) < one)
@@ -132,7 +128,7 @@ void insert(const Scored& one, int64_t k, int64_t* indices, double* scores) {
     else
       high = middle;
   }
-  if (low == k || at(low) == one) return;
+  if (at(low) == one) return;
   std::copy_backward(indices + low, indices + k - 1, indices + k);
   std::copy_backward(scores + low, scores + k - 1, scores + k);
   indices[low] = one.index;
@@ -144,7 +140,43 @@ struct Ranker {
   Exact exact;
   RowBounds bounds;
   std::vector<Scored> best;
+  std::vector<uint64_t> unsorted;
   Ranker(const Ranking& ranking, const Certificate& certificate) : exact(ranking), bounds(ranking, certificate) {}
+};
+
+// The candidates of every row in the order of the parts of the base they lie in. They lie anywhere: taking the base in
+// parts that stay in cache, and all rows for each, they are read from there; a base that is many times larger than the
+// cache gains nothing by more parts.
+class ByPart {
+ public:
+  ByPart(const Source& base, int64_t rows)
+      : part_rows_(
+            std::max(kPartBytes / (cpu::bytes_of(base.dtype) * base.depth), (base.rows + kMostParts - 1) / kMostParts)),
+        parts_((base.rows + part_rows_ - 1) / part_rows_),
+        ends_(rows * parts_) {}
+
+  int64_t parts() const { return parts_; }
+
+  // Sorts those of row i.
+  void sort(int64_t i, uint64_t* candidates, int64_t count, std::vector<uint64_t>& unsorted) {
+    int32_t* end = ends_.data() + i * parts_;
+    std::fill(end, end + parts_, 0);
+    unsorted.assign(candidates, candidates + count);
+    for (uint64_t j : unsorted) ++end[j / part_rows_];
+    std::exclusive_scan(end, end + parts_, end, 0);
+    for (uint64_t j : unsorted) candidates[end[j / part_rows_]++] = j;
+  }
+
+  // Where those of row i in one part are.
+  std::pair<int32_t, int32_t> range(int64_t i, int64_t part) const {
+    const int32_t* end = ends_.data() + i * parts_ + part;
+    return {part ? end[-1] : 0, *end};
+  }
+
+ private:
+  static constexpr int64_t kPartBytes = 4 << 20, kMostParts = 16;
+  int64_t part_rows_, parts_;
+  std::vector<int32_t> ends_;
 };
 
 }  // namespace
@@ -152,13 +184,9 @@ struct Ranker {
 int64_t rank_neighbours(const Ranking& ranking, const Candidates& candidates, const Certificate& certificate,
                         int64_t* indices, double* scores, uint8_t* open, int threads) {
   constexpr int64_t kRowsAtATime = 16;
-  // Candidates lie anywhere in the base. Taking the base in parts that stay in cache, and all rows for each, they are
-  // read from there; a base that is many times larger than the cache gains nothing by more parts.
-  constexpr int64_t kPartBytes = 4 << 20, kMostParts = 16;
-  const int64_t rows = ranking.x.rows, k = ranking.k, depth = ranking.x.depth;
-  const int64_t part_rows = std::max(kPartBytes / (cpu::bytes_of(ranking.base.dtype) * depth),
-                                     (ranking.base.rows + kMostParts - 1) / kMostParts);
+  const int64_t rows = ranking.x.rows, k = ranking.k;
   const auto keep_largest = cpu::row_ops().keep_largest;
+  ByPart by_part(ranking.base, rows);
 
   auto for_rows = [&](auto use) {
     auto work = [&](int64_t chunk, std::unique_ptr<Ranker>& own) {
@@ -169,70 +197,49 @@ int64_t rank_neighbours(const Ranking& ranking, const Candidates& candidates, co
                   [&] { return std::make_unique<Ranker>(ranking, certificate); }, work);
   };
 
-  // The k best candidates by their tiles' scores, in no order, then the others that are kept.
+  // What is kept of the candidates, and what was turned away.
   std::vector<int32_t> known(rows);
   std::vector<float> turned_away(rows);
-  for_rows([&](int64_t i, Ranker&, uint64_t* keys, int64_t* list, double*) {
+  for_rows([&](int64_t i, Ranker& own, uint64_t* keys, int64_t*, double*) {
     int64_t count = candidates.counts[i];
     turned_away[i] = candidates.thresholds[i];  // no score of a row that is no candidate is above this
     if (count > certificate.kept) {
       turned_away[i] = cpu::key_score(keep_largest(keys, count, certificate.kept));
       count = certificate.kept;
     }
-    count =
-        std::remove_if(keys, keys + count, [&](uint64_t key) { return cpu::key_index(key) == ranking.own[i]; }) - keys;
+    std::transform(keys, keys + count, keys, cpu::key_index);
+    count = std::remove(keys, keys + count, ranking.own[i]) - keys;
     if (count < k) throw std::invalid_argument("candidates: expected at least k in every row");
-    keep_largest(keys, count, k);
-    std::transform(keys, keys + k, list, cpu::key_index);
+    by_part.sort(i, keys, count, own.unsorted);
     known[i] = static_cast<int32_t>(count);
   });
-  for (int64_t part = 0; part < ranking.base.rows; part += part_rows)
-    for_rows([&](int64_t i, Ranker& own, uint64_t*, int64_t* list, double* exact) {
-      bool held = false;
-      for (int64_t m = 0; m < k; ++m) {
-        if (list[m] < part || list[m] >= part + part_rows) continue;
-        if (!held) own.exact.hold(i);
-        held = true;
-        exact[m] = -own.exact(list[m]).worse;
-      }
+
+  // Their scores, beside them.
+  for (int64_t part = 0; part < by_part.parts(); ++part)
+    for_rows([&](int64_t i, Ranker& own, uint64_t* keys, int64_t*, double*) {
+      const auto [first, last] = by_part.range(i, part);
+      if (first == last) return;
+      own.exact.hold(i);
+      for (int64_t m = first; m < last; ++m)
+        keys[certificate.kept + m] = std::bit_cast<uint64_t>(own.exact(keys[m]).worse);
     });
 
-  // They are a list; of the other candidates those stay that may be as near as its last.
-  std::vector<int32_t> doubtful(rows);
+  std::atomic<int64_t> left_open{0};
   for_rows([&](int64_t i, Ranker& own, uint64_t* keys, int64_t* list, double* exact) {
     own.best.clear();
-    for (int64_t m = 0; m < k; ++m) own.best.push_back({-exact[m], list[m]});
-    std::sort(own.best.begin(), own.best.end());
+    for (int64_t m = 0; m < known[i]; ++m)
+      own.best.push_back({std::bit_cast<double>(keys[certificate.kept + m]), static_cast<int64_t>(keys[m])});
+    std::nth_element(own.best.begin(), own.best.begin() + k - 1, own.best.end());
+    std::sort(own.best.begin(), own.best.begin() + k);
     for (int64_t m = 0; m < k; ++m) {
       list[m] = own.best[m].index;
       exact[m] = 0.0 - own.best[m].worse;
     }
-    own.bounds.hold(i);
-    const double reach = own.bounds.reach(exact[k - 1]);
-    const auto beyond = [&](uint64_t key) {
-      return own.bounds.nearest(cpu::key_score(key), cpu::key_index(key)) > reach;
-    };
-    doubtful[i] = static_cast<int32_t>(std::remove_if(keys + k, keys + known[i], beyond) - keys);
     if (certificate.heavy_count > 0) {
       own.exact.hold(i);
       for (int64_t m = 0; m < certificate.heavy_count; ++m)
         if (certificate.heavy[m] != ranking.own[i]) insert(own.exact(certificate.heavy[m]), k, list, exact);
     }
-  });
-  for (int64_t part = 0; part < ranking.base.rows; part += part_rows)
-    for_rows([&](int64_t i, Ranker& own, uint64_t* keys, int64_t* list, double* exact) {
-      bool held = false;
-      for (int64_t m = k; m < doubtful[i]; ++m) {
-        const int64_t j = cpu::key_index(keys[m]);
-        if (j < part || j >= part + part_rows) continue;
-        if (!held) own.exact.hold(i);
-        held = true;
-        insert(own.exact(j), k, list, exact);
-      }
-    });
-
-  std::atomic<int64_t> left_open{0};
-  for_rows([&](int64_t i, Ranker& own, uint64_t*, int64_t*, double* exact) {
     own.bounds.hold(i);
     const bool decided =
         known[i] == ranking.base.rows - (ranking.own[i] >= 0) || own.bounds.level(exact[k - 1]) > turned_away[i];

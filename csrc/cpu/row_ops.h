@@ -18,8 +18,12 @@ struct RowOps {
   // a . b and |a - b|^2 in float64.
   double (*dot[4])(const double* a, const void* b, int64_t depth);
   double (*squared_distance[4])(const double* a, const void* b, int64_t depth);
-  // Words of two bfloat16 each: (row - shift) * scale - offset rounded to nearest; subnormals, which the products would
-  // not see, and the feature that an odd depth lacks are 0.
+  void (*widen[4])(const void* row, int64_t depth, double* to);
+  // (row - shift) * scale - offset in float64, rounded to float32; of that rounding no residual is found.
+  PackedRow (*pack_floats[4])(const void* row, int64_t depth, const double* shift, double scale, const double* offset,
+                              float* words /* [depth] */);
+  // The same as words of two bfloat16 each; subnormals, which the products would not see, and the feature that an odd
+  // depth lacks are 0.
   PackedRow (*pack_pairs[4])(const void* row, int64_t depth, const double* shift, double scale, const double* offset,
                              uint32_t* words /* [ceil(depth / 2)] */);
   // Swaps the k largest of `count` different keys to the front, in no order; returns the smallest of them. k <= count.

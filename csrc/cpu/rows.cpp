@@ -71,55 +71,52 @@ void project_rows(const Source& x, const double* shift, const double* vector, do
   });
 }
 
-void pack_rows(const Source& x, const double* shift, const double* scale, const double* offset, float* panels,
-               float* halves, int threads) {
-  cpu::with_elements(x, [&](auto* data) {
-    const int64_t panel_count = (x.rows + kTile - 1) / kTile * (kTile / kPanel);
-    cpu::parallel(panel_count, threads, [&](int64_t p) {
-      float* panel = panels + p * kPanel * x.depth;
-      const int64_t valid = std::clamp<int64_t>(x.rows - p * kPanel, 0, kPanel);
-      if (valid < kPanel) std::fill(panel, panel + kPanel * x.depth, 0.0f);
-      for (int64_t r = 0; r < valid; ++r) {
-        const int64_t i = p * kPanel + r;
-        const auto* row = data + i * x.row_stride;
-        const double factor = scale[i];
-        double sum[4] = {};
-        for (int64_t k = 0; k < x.depth; ++k) {
-          const float value =
-              static_cast<float>((cpu::widen(row[k]) - (shift ? shift[k] : 0.0)) * factor - (offset ? offset[k] : 0.0));
-          panel[k * kPanel + r] = value;
-          sum[k & 3] += static_cast<double>(value) * value;
-        }
-        const double half = ((sum[0] + sum[1]) + (sum[2] + sum[3])) / 2;
-        // Within this bound no product and no distance of packed rows overflows.
-        if (!(half < 0x1p124)) throw too_long();
-        halves[i] = static_cast<float>(half);
-      }
-    });
-  });
-}
+namespace {
 
-void pack_pairs(const Source& x, const double* shift, const double* scale, const double* offset, uint32_t* panels,
-                float* halves, float* residuals, int threads) {
+// Packs every row and lays 16 of them side by side; take(i, packed) is given what is known of row i.
+template <class Word, class Take>
+void pack_panels(const Source& x, const double* shift, const double* scale, const double* offset,
+                 cpu::PackedRow (*pack)(const void*, int64_t, const double*, double, const double*, Word*),
+                 int64_t words, Word* panels, Take take, int threads) {
   const std::vector<double> none(x.depth);
-  const auto pack = cpu::row_ops().pack_pairs[static_cast<int>(x.dtype)];
-  const int64_t words = (x.depth + 1) / 2, panel_count = (x.rows + kTile - 1) / kTile * (kTile / kPanel);
-  auto work = [&](int64_t p, std::vector<uint32_t>& packed) {
+  const int64_t panel_count = (x.rows + kTile - 1) / kTile * (kTile / kPanel);
+  auto work = [&](int64_t p, std::vector<Word>& packed) {
     const int64_t valid = std::clamp<int64_t>(x.rows - p * kPanel, 0, kPanel);
-    std::fill(packed.begin() + valid * words, packed.end(), 0);
+    std::fill(packed.begin() + valid * words, packed.end(), Word{});
     for (int64_t r = 0; r < valid; ++r) {
       const int64_t i = p * kPanel + r;
       const cpu::PackedRow found = pack(cpu::row_of(x, i), x.depth, shift ? shift : none.data(), scale[i],
                                         offset ? offset : none.data(), packed.data() + r * words);
+      // Within this bound no product and no distance of packed rows overflows.
       if (!(found.squared_norm / 2 < 0x1p124 && found.squared_residual < 0x1p124)) throw too_long();
-      halves[i] = static_cast<float>(found.squared_norm / 2);
-      residuals[i] = static_cast<float>(std::sqrt(found.squared_residual) * (1 + 0x1p-20));  // rounding only raises it
+      take(i, found);
     }
-    uint32_t* panel = panels + p * kPanel * words;
+    Word* panel = panels + p * kPanel * words;
     for (int64_t t = 0; t < words; ++t)
       for (int64_t r = 0; r < kPanel; ++r) panel[t * kPanel + r] = packed[r * words + t];
   };
-  cpu::parallel(panel_count, threads, [&] { return std::vector<uint32_t>(kPanel * words); }, work);
+  cpu::parallel(panel_count, threads, [&] { return std::vector<Word>(kPanel * words); }, work);
+}
+
+}  // namespace
+
+void pack_rows(const Source& x, const double* shift, const double* scale, const double* offset, float* panels,
+               float* halves, int threads) {
+  pack_panels(
+      x, shift, scale, offset, cpu::row_ops().pack_floats[static_cast<int>(x.dtype)], x.depth, panels,
+      [&](int64_t i, const cpu::PackedRow& found) { halves[i] = static_cast<float>(found.squared_norm / 2); }, threads);
+}
+
+void pack_pairs(const Source& x, const double* shift, const double* scale, const double* offset, uint32_t* panels,
+                float* halves, float* residuals, int threads) {
+  pack_panels(
+      x, shift, scale, offset, cpu::row_ops().pack_pairs[static_cast<int>(x.dtype)], (x.depth + 1) / 2, panels,
+      [&](int64_t i, const cpu::PackedRow& found) {
+        halves[i] = static_cast<float>(found.squared_norm / 2);
+        residuals[i] =
+            static_cast<float>(std::sqrt(found.squared_residual) * (1 + 0x1p-20));  // rounding only raises it
+      },
+      threads);
 }
 
 }  // namespace repsim

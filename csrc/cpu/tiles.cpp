@@ -31,8 +31,13 @@ inline Vector broadcast(float x) { return x - Vector{}; }
 inline void add_wide(Doubles (&sum)[2], Vector v) {
   HalfVector half[2];
   __builtin_memcpy(half, &v, sizeof v);
-  sum[0] += __builtin_convertvector(half[0], Doubles);
-  sum[1] += __builtin_convertvector(half[1], Doubles);
+  for (int h = 0; h < 2; ++h) {
+#ifdef __AVX512F__  // GCC 12 would convert each half in two parts
+    sum[h] += reinterpret_cast<Doubles>(_mm512_maskz_cvtps_pd(0xff, reinterpret_cast<__m256>(half[h])));
+#else
+    sum[h] += __builtin_convertvector(half[h], Doubles);
+#endif
+  }
 }
 
 inline double total(const Doubles (&sum)[2]) {

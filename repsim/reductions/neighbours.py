@@ -319,8 +319,8 @@ class _Search:
 
     def _certificate(self, left: _Packed, right: _Packed, reach: _Reach, part: slice, kept: int) -> tuple[Any, ...]:
         return (
-            left.filter, left.halves[part], left.residuals[part], right.halves, right.residuals, self.unit,
-            reach.ratio, reach.floor, reach.longest, reach.coarsest, reach.heavy, kept,
+            left.filter, left.halves[part], left.residuals[part], self.unit, reach.ratio, reach.floor, reach.longest,
+            reach.coarsest, reach.heavy, kept,
         )  # fmt: skip
 
 

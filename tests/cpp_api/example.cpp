@@ -86,8 +86,8 @@ py::tuple nearest(const Rows& x, int64_t k, int threads) {
       packed.source, packed.source, repsim::Metric::euclidean, nullptr, nullptr, own.data(), k};
   repsim::Certificate certificate{};
   certificate.filter = repsim::Filter::float32;
-  certificate.halves = certificate.base_halves = packed.halves.data();
-  certificate.residuals = certificate.base_residuals = residuals.data();
+  certificate.halves = packed.halves.data();
+  certificate.residuals = residuals.data();
   certificate.unit = 1.0;
   certificate.longest = longest(x, threads);
   certificate.kept = kept;
