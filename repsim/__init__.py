@@ -9,7 +9,7 @@ repsim.compare({"layer1": x1, "layer2": x2}, {"layer1": y1})
 
 from __future__ import annotations
 
-from . import streaming
+from . import measures, streaming
 from .compare import Comparison, compare
 from .kernels import RBF, Cosine, Kernel, LaplacianL1, LaplacianL2, Linear, Polynomial
 from .measures.cka import angular_cka, cka, hsic
@@ -17,7 +17,8 @@ from .measures.neighbour_ranks import edit_distance_knn, joint_rank_jaccard, lcs
 from .measures.neighbour_scores import cknna, second_order_cosine
 from .measures.neighbour_sets import cycle_knn, knn_jaccard, mutual_knn, overlap_counts
 from .measures.neighbours import Neighbours, nearest
-from .measures.similarity import Similarity
+from .measures.shapes import procrustes
+from .measures.similarity import Distance, Similarity
 from .native import cmake_dir
 from .store import Store
 
@@ -27,6 +28,7 @@ __all__ = [
     "RBF",
     "Comparison",
     "Cosine",
+    "Distance",
     "Kernel",
     "LaplacianL1",
     "LaplacianL2",
@@ -46,9 +48,11 @@ __all__ = [
     "joint_rank_jaccard",
     "knn_jaccard",
     "lcs_knn",
+    "measures",
     "mutual_knn",
     "nearest",
     "overlap_counts",
+    "procrustes",
     "rank_similarity",
     "second_order_cosine",
     "streaming",

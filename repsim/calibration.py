@@ -91,6 +91,16 @@ def add_one_p(value: float, null: np.ndarray) -> float:
     return float((1 + np.count_nonzero(null >= value)) / (1 + len(null)))
 
 
+def sampled_null(draws: np.ndarray) -> Null:
+    """The null of a statistic from its values [permutations] over relabellings; sd and skewness need some of them."""
+    mean = float(draws.mean())
+    if len(draws) < 3:
+        return Null(mean, np.nan, np.nan)
+    sd = float(draws.std(ddof=1))
+    skewness = float((((draws - mean) / sd) ** 3).mean()) if sd > 0 else 0.0
+    return Null(mean, sd, skewness)
+
+
 def trace_product_moments(
     n: int, trace_a: float, norm_a: float, squares_a: float, trace_b: float, norm_b: float, squares_b: float
 ) -> Null:

@@ -1,1 +1,20 @@
-"""Measures of similarity, one file per family."""
+"""Measures of similarity, one file per family; calling the package gives the table of all: ``repsim.measures()``."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+
+from .registry import REGISTRY, Measure
+from .table import MeasureTable
+
+
+class _Measures(ModuleType):
+    def __call__(self, family: str | None = None) -> MeasureTable:
+        """What every measure declares of itself, as a table; of one family where it is named."""
+        return MeasureTable.of(REGISTRY, family)
+
+
+sys.modules[__name__].__class__ = _Measures
+
+__all__ = ["REGISTRY", "Measure"]

@@ -6,42 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
 from ..arguments import positive_number
 from ..calibration import Null
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
-class Similarity(float):
-    """How alike two representations of n inputs are: a float that says how it was made and what chance would give.
 
-    Example::
-
-        result = repsim.cka(x, y)                       # x [n, d], y [n, d']
-        f"{result:.3f}", result > 0.5, result.z, result.p
-        pandas.DataFrame([result.to_dict()])
-
-    Attributes
-    ----------
-    value: the measure as a plain float.
-    measure, n: its name, and the number of inputs.
-    options: the measure's own (estimator and kernel, or metric and k), read-only; ``estimator`` and ``kernel`` are at
-        hand too.
-    precision: the arithmetic of the pair work: "float64", or "float32" (tiles in float32, sums exact).
-    null: the law of the value when the inputs of one side are relabelled at random: mean, sd and skewness. Exact over
-        all relabellings for cka, hsic and mutual_knn (``null_from`` "all relabellings"; the skewness, which only p
-        takes, from 255 inputs where there are more, and unknown for mutual_knn), sampled for the other measures of
-        neighbours (``null_from`` "200 relabellings").
-    z: how many of these sds the value lies above chance; NaN where chance does not vary.
-    p: one-sided, for "no more alike than chance". ``p_from`` "pearson": from mean, sd and skewness by Pearson's third
-        law. "normal": without the skewness, too small in the tail with few dimensions (about d < 10) or few neighbours
-        (k <= 2); ask the neighbour measures for ``permutations`` there. "permutations": the add-one share of the
-        relabellings drawn that reach the value, at least 1 / (1 + permutations).
-    standard_error: by the jackknife over inputs, of cka and hsic where it was asked for; of a mean over inputs always,
-        with its neighbour graphs taken as fixed; of cknna None.
-    """
+class Result(float):
+    """A value of a measure: see :class:`Similarity` and :class:`Distance`, one of which every result is."""
 
     measure: str
     n: int
@@ -65,7 +42,7 @@ class Similarity(float):
         p: float,
         p_from: str,
         standard_error: float | None = None,
-    ) -> Similarity:
+    ) -> Self:
         self = super().__new__(cls, value)
         self.__dict__.update(
             measure=measure,
@@ -82,7 +59,7 @@ class Similarity(float):
 
     def __setattr__(self, name: str, value: Any) -> NoReturn:
         raise AttributeError(
-            f"[Similarity] expected no assignment to a result, which is read-only, got {name} = {value!r}"
+            f"[{type(self).__name__}] expected no assignment to a result, which is read-only, got {name} = {value!r}"
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -106,27 +83,11 @@ class Similarity(float):
         """
         if self.standard_error is None:
             raise ValueError(
-                f"[Similarity] expected a result with a standard error, got {self.measure} without; "
-                "cka and hsic have one for jackknife=True"
+                f"[{type(self).__name__}] expected a result with a standard error, got {self.measure} without; "
+                "ask for it: jackknife=True for cka and hsic, a number of groups for the other measures"
             )
-        half = self.standard_error * NormalDist().inv_cdf(0.5 + _share(level, "level") / 2)
+        half = self.standard_error * NormalDist().inv_cdf(0.5 + _share(level, "level", type(self).__name__) / 2)
         return self.value - half, self.value + half
-
-    def calibrated(self, alpha: float = 0.05) -> float:
-        """How far the value lies between chance and 1: (value - t) / (1 - t), but 0 below t.
-
-        t is the 1 - alpha quantile of chance.
-
-        Raises
-        ------
-        ValueError: a measure without a largest value of 1, chance that does not vary, or ``alpha`` not between 0 and 1.
-        """
-        if self.measure == "hsic":
-            raise ValueError("[Similarity] expected a measure whose largest value is 1, got hsic")
-        if not self.null.sd > 0:
-            raise ValueError("[Similarity] expected chance that varies, got an sd of zero or NaN")
-        threshold = self.null.quantile(1 - _share(alpha, "alpha"))
-        return max((self.value - threshold) / (1 - threshold), 0.0)
 
     @property
     def estimator(self) -> str:
@@ -165,6 +126,79 @@ class Similarity(float):
         options = ", ".join(f"{name}={value}" for name, value in self.options.items())
         p = f"p {self.p:.2g}" if not self.p < 1e-15 else "p < 1e-15"
         return f"{self.measure} {self.value:.6g}  (z {self.z:.3g}, {p}; n={self.n}, {options}, {self.precision})"
+
+
+class Similarity(Result):
+    """How alike two representations of n inputs are: a float that says how it was made and what chance would give.
+
+    Example::
+
+        result = repsim.cka(x, y)                       # x [n, d], y [n, d']
+        f"{result:.3f}", result > 0.5, result.z, result.p
+        pandas.DataFrame([result.to_dict()])
+
+    Attributes
+    ----------
+    value: the measure as a plain float.
+    measure, n: its name, and the number of inputs.
+    options: the measure's own (estimator and kernel, or metric and k), read-only; ``estimator`` and ``kernel`` are at
+        hand too.
+    precision: the arithmetic of the pair work: "float64", or "float32" (tiles in float32, sums exact).
+    null: the law of the value when the inputs of one side are relabelled at random: mean, sd and skewness. Exact over
+        all relabellings for cka, hsic and mutual_knn (``null_from`` "all relabellings"; the skewness, which only p
+        takes, from 255 inputs where there are more, and unknown for mutual_knn), sampled for the other measures of
+        neighbours (``null_from`` "200 relabellings").
+    z: how many of these sds the value lies above chance; NaN where chance does not vary.
+    p: one-sided, for "no more alike than chance". ``p_from`` "pearson": from mean, sd and skewness by Pearson's third
+        law. "normal": without the skewness, too small in the tail with few dimensions (about d < 10) or few neighbours
+        (k <= 2); ask the neighbour measures for ``permutations`` there. "permutations": the add-one share of the
+        relabellings drawn that reach the value, at least 1 / (1 + permutations).
+    standard_error: by the jackknife over inputs, of cka and hsic where it was asked for; of a mean over inputs always,
+        with its neighbour graphs taken as fixed; of cknna None.
+    """
+
+    def calibrated(self, alpha: float = 0.05) -> float:
+        """How far the value lies between chance and 1: (value - t) / (1 - t), but 0 below t.
+
+        t is the 1 - alpha quantile of chance.
+
+        Raises
+        ------
+        ValueError: a measure without a largest value of 1, chance that does not vary, or ``alpha`` not between 0 and 1.
+        """
+        if self.measure == "hsic":
+            raise ValueError("[Similarity] expected a measure whose largest value is 1, got hsic")
+        if not self.null.sd > 0:
+            raise ValueError("[Similarity] expected chance that varies, got an sd of zero or NaN")
+        threshold = self.null.quantile(1 - _share(alpha, "alpha", "Similarity"))
+        return max((self.value - threshold) / (1 - threshold), 0.0)
+
+
+class Distance(Result):
+    """How far two representations of n inputs are apart: a float that says how it was made and what chance would give.
+
+    Example::
+
+        result = repsim.procrustes(x, y, permutations=200)          # x [n, d], y [n, d']
+        result < 1.0, result.z, result.p, result.calibrated()
+
+    Attributes: as those of :class:`Similarity`. z is below 0, and p is small, for representations that are closer than
+    chance. Both, and the null, are NaN where no relabellings were asked for.
+    """
+
+    def calibrated(self, alpha: float = 0.05) -> float:
+        """How far the value lies between chance and 0: (t - value) / t, but 0 above t.
+
+        t is the alpha quantile of chance.
+
+        Raises
+        ------
+        ValueError: chance that does not vary or was not asked for, or ``alpha`` not between 0 and 1.
+        """
+        if not self.null.sd > 0:
+            raise ValueError("[Distance] expected chance that varies, got an sd of zero or NaN; ask for permutations")
+        threshold = self.null.quantile(_share(alpha, "alpha", "Distance"))
+        return max((threshold - self.value) / threshold, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,7 +259,7 @@ def grid_of(
     return Grid(values, mean, sd, skewness, ps, standard_errors, n, options, precision, null_from, p_from)
 
 
-def _share(value: Any, name: str) -> float:
-    if not 0 < positive_number(value, name, function="Similarity") < 1:
-        raise ValueError(f"[Similarity] expected {name} between 0 and 1, got {value!r}")
+def _share(value: Any, name: str, function: str) -> float:
+    if not 0 < positive_number(value, name, function=function) < 1:
+        raise ValueError(f"[{function}] expected {name} between 0 and 1, got {value!r}")
     return float(value)

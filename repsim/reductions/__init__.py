@@ -16,6 +16,7 @@ from .graphs import (
 from .leave_one_out import feature_row_terms
 from .moments import has_fourth_powers
 from .neighbours import has_bfloat16, nearest
+from .products import Products, cross_products, own_products
 from .sums import HsicSums, RowTerms
 from .third_moments import ThirdMoments, third_moments
 from .tiles import kernel_sums
@@ -24,9 +25,11 @@ __all__ = [
     "HsicSums",
     "ListedRows",
     "Lists",
+    "Products",
     "RowTerms",
     "ThirdMoments",
     "WeightedLists",
+    "cross_products",
     "feature_row_terms",
     "feature_space_flop",
     "feature_sums",
@@ -39,6 +42,7 @@ __all__ = [
     "masked_hsic",
     "median_distance",
     "nearest",
+    "own_products",
     "second_order_sums",
     "second_order_terms",
     "third_moments",
