@@ -17,6 +17,7 @@ from .measures.neighbour_ranks import edit_distance_knn, joint_rank_jaccard, lcs
 from .measures.neighbour_scores import cknna, second_order_cosine
 from .measures.neighbour_sets import cycle_knn, knn_jaccard, mutual_knn, overlap_counts
 from .measures.neighbours import Neighbours, nearest
+from .measures.platonic import platonic_rows
 from .measures.shapes import procrustes
 from .measures.similarity import Distance, Similarity
 from .native import cmake_dir
@@ -52,6 +53,7 @@ __all__ = [
     "mutual_knn",
     "nearest",
     "overlap_counts",
+    "platonic_rows",
     "procrustes",
     "rank_similarity",
     "second_order_cosine",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -11,7 +12,9 @@ from typing import Any
 from .arguments import Progress, memory_budget, thread_count
 from .arrays import DTYPES, Rows, as_rows, same_inputs
 from .measures import cka, neighbour_ranks, neighbour_scores, neighbour_sets, neighbours
+from .measures.method import Method, Plan, evaluate_grid
 from .measures.neighbours import Neighbours
+from .measures.registry import REGISTRY
 from .measures.similarity import Grid
 from .store import Store, require_same_samples
 
@@ -33,7 +36,9 @@ _GRAPH_MEASURES: dict[str, Callable[..., Grid]] = {
     "second_order_cosine": neighbour_scores.second_order_cosine_grid,
 }
 _SAMPLED = tuple(measure for measure in _GRAPH_MEASURES if measure != "mutual_knn")  # chance from relabellings drawn
-MEASURES = (*_KERNEL_MEASURES, *_GRAPH_MEASURES)
+
+_OF_THEIR_OWN = (*_KERNEL_MEASURES, *_GRAPH_MEASURES)
+_SAMPLED_BY_DEFAULT = 200
 _LEAST_ROWS = {"cka": 4, "cka_biased": 2, "cka_rbf": 4, **dict.fromkeys(_GRAPH_MEASURES, 2), "cknna": 4}
 
 _SHOWN = 12  # layers of a side that a printed table has room for
@@ -118,10 +123,11 @@ def compare(
     a: Any,
     b: Any,
     *,
-    measures: Sequence[str] = ("cka", "mutual_knn"),
+    measures: str | Sequence[str] | Mapping[str, Mapping[str, Any]] = ("cka", "mutual_knn"),
     k: int = 10,
     metric: str = "cosine",
-    permutations: int = 200,
+    permutations: int | None = None,
+    jackknife: int = 0,
     seed: int = 0,
     threads: int | None = None,
     memory: int | str | None = None,
@@ -138,15 +144,20 @@ def compare(
     Parameters
     ----------
     a, b: a Store, a mapping from layer names to [n, d] arrays, or one array.
-    measures: of "cka" (linear, debiased), "cka_biased", "cka_rbf", and of neighbours "mutual_knn", "cknna",
-        "knn_jaccard", "cycle_knn", "lcs_knn" (over k), "edit_distance_knn", "rank_similarity", "joint_rank_jaccard",
-        "second_order_cosine".
+    measures: names from ``repsim.measures()`` that are of representations, beside "cka" (linear, debiased) also
+        "cka_biased" and "cka_rbf"; or a mapping from names to options of the measure, as in
+        ``{"cka": {}, "svcca": {"variance": 0.9}}`` (CKA and the neighbour measures have none of their own here). What
+        belongs to a layer is found once and serves all pairs: its Gram tiles, its graph of neighbours, its products of
+        features, its distances.
     k, metric: of the neighbour measures; every layer's graph is found once and serves all of them.
-    permutations, seed: relabellings from which the neighbour measures but "mutual_knn" take their chance level and p;
-        the others know its mean and sd exactly and take p from the normal distribution (see ``p_from`` of
-        :class:`Similarity`).
+    permutations, seed: relabellings that chance and p are taken from. None: 200 for the neighbour measures but
+        "mutual_knn", which like CKA knows mean and sd exactly (see ``p_from`` of :class:`Similarity`), and none, and so
+        no p, for the measures that would evaluate every pair again for each.
+    jackknife: groups of inputs for the standard error of those measures, each left out once; 0 leaves it out. The
+        neighbour measures always have one; CKA does not have it here.
     threads, memory: as for :func:`repsim.cka`.
-    progress: called with (steps done, steps in all): the graph of every layer is a step, and every measure.
+    progress: called with (steps done, steps in all): the graph of every layer is a step, every CKA and neighbour
+        measure, and every evaluation of a pair by another one.
 
     Returns
     -------
@@ -159,9 +170,11 @@ def compare(
         any work.
     """
     chosen = tuple(dict.fromkeys([measures] if isinstance(measures, str) else measures))
+    options = dict(measures) if isinstance(measures, Mapping) else {}
+    known = comparable()
     for measure in chosen:
-        if measure not in MEASURES:
-            raise ValueError(f"[compare] expected measures from {', '.join(MEASURES)}, got {measure!r}")
+        if measure not in known:
+            raise ValueError(f"[compare] expected measures from {', '.join(known)}, got {measure!r}")
     if not chosen:
         raise ValueError("[compare] expected at least one measure, got none")
     if isinstance(a, Store) and isinstance(b, Store):
@@ -169,12 +182,20 @@ def compare(
     layers_a, layers_b = _layers(a, "a"), _layers(b, "b")
     rows_a, rows_b = list(layers_a.values()), list(layers_b.values())
     cpus, budget = thread_count(threads, function="compare"), memory_budget(memory, function="compare")
-    _check_options(chosen, [*rows_a, *rows_b], k, metric, permutations, seed)
+    drawn = _SAMPLED_BY_DEFAULT if permutations is None else permutations
+    plan = Plan(permutations or 0, seed, jackknife)
+    _check_options(chosen, [*rows_a, *rows_b], k, metric, drawn, plan)
 
     searched = [*rows_a, *rows_b] if any(measure in _GRAPH_MEASURES for measure in chosen) else []
-    steps, total = count(1), len(searched) + len(chosen)
+    evaluated = {name: _method(name, options.get(name, {})) for name in chosen if name not in _OF_THEIR_OWN}
+    for name in set(chosen).intersection(_OF_THEIR_OWN, options):
+        if options[name]:
+            raise ValueError(f"[compare] expected no options for {name}, got {dict(options[name])!r}")
+    steps = count(1)
+    pairs = len(rows_a) * len(rows_b)
+    total = len(searched) + len(chosen) - len(evaluated) + len(evaluated) * plan.steps(pairs)
 
-    def step() -> None:
+    def step(*_: int) -> None:
         if progress:
             progress(next(steps), total)
 
@@ -185,10 +206,16 @@ def compare(
     sides = graphs[: len(rows_a)], graphs[len(rows_a) :]
     grids: dict[str, Grid] = {}
     for measure in chosen:
+        if measure in evaluated:
+            grids[measure] = evaluate_grid(
+                evaluated[measure], rows_a, rows_b, options=options.get(measure, {}), kind=REGISTRY[measure].kind,
+                plan=plan, threads=cpus, progress=step,
+            )  # fmt: skip
+            continue
         if measure in _KERNEL_MEASURES:
             grids[measure] = cka.cka_grid(rows_a, rows_b, threads=cpus, memory=budget, **_KERNEL_MEASURES[measure])
         else:
-            how: dict[str, Any] = {"permutations": permutations, "seed": seed} if measure in _SAMPLED else {}
+            how: dict[str, Any] = {"permutations": drawn, "seed": seed} if measure in _SAMPLED else {}
             if measure == "second_order_cosine":
                 how["rows"] = (rows_a, rows_b)
             grids[measure] = _GRAPH_MEASURES[measure](*sides, threads=cpus, **how)
@@ -196,23 +223,58 @@ def compare(
     return Comparison(tuple(layers_a), tuple(layers_b), grids)
 
 
+def comparable() -> tuple[str, ...]:
+    """The names that :func:`compare` takes."""
+    others = (one.name for one in REGISTRY.values() if one.method is not None)
+    return (*_OF_THEIR_OWN, *others)
+
+
+def _method(measure: str, options: Mapping[str, Any]) -> Method[Any]:
+    make = REGISTRY[measure].method
+    assert make is not None
+    try:
+        inspect.signature(make).bind(**options)
+    except TypeError as error:
+        raise TypeError(f"[compare] expected options that {measure} has, got {dict(options)!r}: {error}") from None
+    return make(**options)
+
+
+def _least_rows(measure: str) -> int:
+    return _LEAST_ROWS[measure] if measure in _LEAST_ROWS else _method(measure, {}).least_rows
+
+
 def _check_options(
-    measures: Sequence[str], layers: Sequence[Rows], k: int, metric: str, permutations: int, seed: int
+    measures: Sequence[str], layers: Sequence[Rows], k: int, metric: str, permutations: int, plan: Plan
 ) -> None:
     for rows in layers:
         same_inputs(layers[0], rows, function="compare")
     n = len(layers[0])
+    if set(measures) - set(_OF_THEIR_OWN):
+        plan.check(function="compare")
+        if plan.jackknife and not 2 <= plan.jackknife <= n:
+            raise ValueError(f"[compare] expected jackknife 0 or between 2 and the {n} inputs, got {plan.jackknife}")
     for measure in measures:
-        if n < _LEAST_ROWS[measure]:
+        if measure not in _OF_THEIR_OWN and REGISTRY[measure].same_width:
+            _check_widths(measure, layers)
+        if n < _least_rows(measure):
             raise ValueError(
-                f"[compare] expected {layers[0].name} with at least {_LEAST_ROWS[measure]} rows for {measure}, got {n}"
+                f"[compare] expected {layers[0].name} with at least {_least_rows(measure)} rows for {measure}, got {n}"
             )
     if any(measure in _GRAPH_MEASURES for measure in measures):
         among = neighbours.GRAM_METRICS if "cknna" in measures else neighbours.METRICS
         neighbours.check_metric(metric, function="compare", among=among)
         neighbours.check_k(k, n - 1, n, function="compare")
     if any(measure in _SAMPLED for measure in measures):
-        neighbours.check_relabellings(permutations, seed, least=2, function="compare")
+        neighbours.check_relabellings(permutations, plan.seed, least=2, function="compare")
+
+
+def _check_widths(measure: str, layers: Sequence[Rows]) -> None:
+    for rows in layers:
+        if rows.depth != layers[0].depth:
+            raise ValueError(
+                f"[compare] expected layers of one width for {measure}, got {layers[0].name} with {layers[0].depth} "
+                f"and {rows.name} with {rows.depth} columns"
+            )
 
 
 def _layers(side: Any, name: str) -> dict[str, Rows]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from types import ModuleType
 
+from . import cka, neighbour_ranks, neighbour_scores, neighbour_sets, shapes
 from .registry import REGISTRY, Measure
 from .table import MeasureTable
 
@@ -17,4 +18,7 @@ class _Measures(ModuleType):
 
 sys.modules[__name__].__class__ = _Measures
 
-__all__ = ["REGISTRY", "Measure"]
+# Importing a family registers its measures.
+FAMILIES = (cka, neighbour_sets, neighbour_ranks, neighbour_scores, shapes)
+
+__all__ = ["FAMILIES", "REGISTRY", "Measure"]

@@ -12,7 +12,60 @@ from ..arguments import Progress
 from ..arrays import tracks_gradient
 from ..kernels import Kernel
 from .centred import centred_kernels, checked_sides, jackknife_error
+from .registry import Measure, invariant_to, register
 from .similarity import Grid, Similarity, grid_of
+
+_FEATURES = "linear: time n (d + d')^2, memory d d'; kernels: time n^2 (d + d'), memory n"
+_ROWS_TURNED = invariant_to("orthogonal", "isotropic_scaling", "translation")
+
+register(
+    Measure(
+        name="cka",
+        family="cka",
+        kind="similarity",
+        low=-1.0,
+        high=1.0,
+        symmetric=True,
+        invariances=_ROWS_TURNED,
+        cost=_FEATURES,
+        paper="Kornblith, Norouzi, Lee and Hinton (2019), Similarity of neural network representations revisited",
+        formula="HSIC(x, y) / sqrt(HSIC(x, x) HSIC(y, y)), debiased by default",
+        self_value=1.0,
+        aliases=("ckatorch: cka_base", "rsatoolbox: cosine_cov (biased, linear)", "RV coefficient (biased, linear)"),
+        note="the biased estimator grows towards 1 with d / n whatever the data; the null is exact",
+    )
+)
+register(
+    Measure(
+        name="angular_cka",
+        family="cka",
+        kind="distance",
+        low=0.0,
+        high=math.pi,
+        symmetric=True,
+        metric=True,
+        invariances=_ROWS_TURNED,
+        cost=_FEATURES,
+        paper="Williams, Kunz, Kornblith and Linderman (2021), Generalized shape metrics on neural representations",
+        formula="arccos(CKA)",
+        self_value=0.0,
+    )
+)
+register(
+    Measure(
+        name="hsic",
+        family="cka",
+        kind="similarity",
+        low=-math.inf,
+        high=math.inf,
+        symmetric=True,
+        invariances=invariant_to("orthogonal", "translation"),
+        cost=_FEATURES,
+        paper="Gretton, Bousquet, Smola and Schoelkopf (2005), Measuring statistical dependence; Song et al. (2012)",
+        formula="tr(KHLH) / (n - 1)^2, or the debiased HSIC_1",
+        note="in units of both kernels: not comparable between layers",
+    )
+)
 
 
 def cka(
@@ -114,7 +167,7 @@ def angular_cka(
     """
     grid = cka_grid(
         [x], [y], estimator=estimator, kernel=kernel, threads=threads, memory=memory, block_rows=block_rows,
-        progress=progress,
+        progress=progress, function="angular_cka",
     )  # fmt: skip
     return math.acos(max(-1.0, min(float(grid.values[0, 0]), 1.0)))
 
@@ -180,14 +233,15 @@ def cka_grid(
     memory: int | str | None = None,
     block_rows: int | None = None,
     progress: Progress | None = None,
+    function: str = "cka",
 ) -> Grid:
     """:func:`cka` between every layer in ``xs`` [n, d_i] and every layer in ``ys`` [n, d_j], each tile made once.
 
-    ``jackknife`` takes O(n (L1 + L2)^2) memory.
+    ``jackknife`` takes O(n (L1 + L2)^2) memory. ``function`` is who asks, for error messages.
     """
-    (left, right), chosen = checked_sides(xs, ys, estimator, kernel, "cka")
+    (left, right), chosen = checked_sides(xs, ys, estimator, kernel, function)
     made = centred_kernels(
-        left, right, estimator, chosen, function="cka", jackknife=jackknife, threads=threads, memory=memory,
+        left, right, estimator, chosen, function=function, jackknife=jackknife, threads=threads, memory=memory,
         block_rows=block_rows, progress=progress,
     )  # fmt: skip
     errors = np.empty((len(left), len(right))) if jackknife else None

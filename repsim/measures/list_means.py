@@ -149,7 +149,8 @@ def sampled_grid(
         ]
         for i, row in enumerate(values)
     ]
-    return grid_of(cells, n, options, precision, null_from=f"{len(null)} relabellings", standard_errors=errors)
+    drawn = f"{len(null)} relabellings"
+    return grid_of(cells, n, options, precision, null_from=drawn, standard_errors=errors, draws=null)
 
 
 def mean_of_pair(

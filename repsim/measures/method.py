@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from ..arguments import Progress, thread_count, whole_number
 from ..arrays import Rows, as_rows, same_inputs
-from ..calibration import Null, sampled_null
-from .similarity import Distance, Similarity
+from ..calibration import sampled_null
+from .similarity import Grid
 
 State = TypeVar("State")
 
@@ -20,17 +21,106 @@ State = TypeVar("State")
 class Method(Generic[State]):
     """A measure in three parts, so that what belongs to one side is found once.
 
-    prepare: what a measure needs of one side, from its rows [n, d].
+    prepare: what a measure needs of one side, from its rows [n, d] and a number of threads.
     between: the value, from that of both sides.
     relabel: the same side with its inputs in the order given, [n] a permutation; what ``prepare`` would find of
         ``rows[order]``, for less.
     least_rows: inputs below which the measure has no meaning.
     """
 
-    prepare: Callable[[Rows, int], State]  # rows, threads
+    prepare: Callable[[Rows, int], State]
     between: Callable[[State, State, int], float]
     relabel: Callable[[State, np.ndarray], State]
     least_rows: int = 2
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked of an evaluation beside the values.
+
+    permutations: relabellings of the inputs of the second side for the null and p; 0 leaves them out.
+    jackknife: groups of inputs, each left out once for the standard error; 0 leaves it out.
+    seed: of the relabellings and of the groups.
+    """
+
+    permutations: int = 0
+    seed: int = 0
+    jackknife: int = 0
+
+    def check(self, *, function: str) -> None:
+        """Refuse what are no counts.
+
+        Raises
+        ------
+        TypeError, ValueError: as said.
+        """
+        for name in ("permutations", "seed", "jackknife"):
+            whole_number(getattr(self, name), name, function=function, least=0)
+
+    def steps(self, pairs: int) -> int:
+        """How often :func:`evaluate_grid` reports."""
+        return (1 + self.permutations + self.jackknife) * pairs
+
+
+def evaluate_grid(
+    method: Method[State],
+    xs: Sequence[Rows],
+    ys: Sequence[Rows],
+    *,
+    options: Mapping[str, Any],
+    kind: str,
+    plan: Plan,
+    threads: int,
+    progress: Progress | None = None,
+) -> Grid:
+    """Every pair of layers; each is prepared once, and all pairs see the same relabellings and the same groups."""
+    n, pairs = len(xs[0]), [(i, j) for i in range(len(xs)) for j in range(len(ys))]
+    steps, total = count(1), plan.steps(len(pairs))
+
+    def between(left: Sequence[State], right: Sequence[State], values: np.ndarray) -> None:
+        for i, j in pairs:
+            values[i, j] = method.between(left[i], right[j], threads)
+            if progress:
+                progress(next(steps), total)
+
+    def prepared(side: Sequence[Rows]) -> list[State]:
+        return [method.prepare(rows, threads) for rows in side]
+
+    left, right = prepared(xs), prepared(ys)
+    random = np.random.default_rng(plan.seed)
+    values = np.empty((len(xs), len(ys)))
+    between(left, right, values)
+    draws = np.empty((plan.permutations, *values.shape))
+    for draw in draws:
+        order = random.permutation(n)
+        between(left, [method.relabel(side, order) for side in right], draw)
+    errors = None
+    if plan.jackknife:
+        without = np.empty((plan.jackknife, *values.shape))
+        for left_out, group in zip(without, np.array_split(random.permutation(n), plan.jackknife), strict=True):
+            kept = np.ones(n, bool)
+            kept[group] = False
+            between(*(prepared([replace(r, values=r.values[kept]) for r in side]) for side in (xs, ys)), left_out)
+        errors = np.sqrt((plan.jackknife - 1) * without.var(axis=0))
+    return _grid(values, draws, n, options, kind, errors)
+
+
+def _grid(
+    values: np.ndarray, draws: np.ndarray, n: int, options: Mapping[str, Any], kind: str, errors: np.ndarray | None
+) -> Grid:
+    mean, sd, skewness, p = np.full((4, *values.shape), np.nan)
+    if len(draws):
+        for i, j in np.ndindex(*values.shape):
+            null = sampled_null(draws[:, i, j])
+            mean[i, j], sd[i, j], skewness[i, j] = null.mean, null.sd, null.skewness
+        as_extreme = draws >= values if kind == "similarity" else draws <= values
+        p = (1 + as_extreme.sum(axis=0)) / (1 + len(draws))
+    asked = "not asked for"
+    return Grid(
+        values, mean, sd, skewness, p, errors, n, dict(options), "float64",
+        f"{len(draws)} relabellings" if len(draws) else asked, "permutations" if len(draws) else asked,
+        kind, draws if len(draws) else None,
+    )  # fmt: skip
 
 
 def evaluate(
@@ -40,7 +130,7 @@ def evaluate(
     *,
     name: str,
     options: Mapping[str, Any],
-    result: type[Similarity] | type[Distance],
+    kind: str,
     same_width: bool = False,
     permutations: int = 0,
     seed: int = 0,
@@ -53,18 +143,15 @@ def evaluate(
     Parameters
     ----------
     x, y: [n, d] and [n, d'] arrays, as for :func:`repsim.cka`.
-    permutations: relabellings of the inputs of y that the null and p are taken from; 0 leaves them out.
-    seed: of the relabellings, and of the groups of the jackknife.
-    jackknife: groups of inputs, at least 2, each left out once for the standard error; 0 leaves it out.
+    permutations, seed, jackknife: see :class:`Plan`.
 
     Raises
     ------
     TypeError, ValueError: bad arrays, fewer inputs than the measure takes, widths that differ where they must not,
         numbers that are no counts.
     """
-    whole_number(permutations, "permutations", function=name, least=0)
-    whole_number(seed, "seed", function=name, least=0)
-    whole_number(jackknife, "jackknife", function=name, least=0)
+    plan = Plan(permutations, seed, jackknife)
+    plan.check(function=name)
     cpus = thread_count(threads, function=name)
     rows_x, rows_y = as_rows(x, function=name, name="x"), as_rows(y, function=name, name="y")
     same_inputs(rows_x, rows_y, function=name)
@@ -75,44 +162,7 @@ def evaluate(
         raise ValueError(f"[{name}] expected y with {rows_x.depth} columns like x, got {rows_y.depth}")
     if jackknife and not 2 <= jackknife <= n:
         raise ValueError(f"[{name}] expected jackknife 0 or between 2 and the {n} inputs, got {jackknife}")
-    left, right = method.prepare(rows_x, cpus), method.prepare(rows_y, cpus)
-    value = method.between(left, right, cpus)
-    steps, done = permutations + jackknife + 1, 1
-    if progress:
-        progress(done, steps)
-    random = np.random.default_rng(seed)
-    draws = np.empty(permutations)
-    for draw in range(permutations):
-        draws[draw] = method.between(left, method.relabel(right, random.permutation(n)), cpus)
-        done += 1
-        if progress:
-            progress(done, steps)
-    error = None
-    if jackknife:
-        without = np.empty(jackknife)
-        for group, out in enumerate(np.array_split(random.permutation(n), jackknife)):
-            kept = np.ones(n, bool)
-            kept[out] = False
-            left, right = (method.prepare(_taken(rows, kept), cpus) for rows in (rows_x, rows_y))
-            without[group] = method.between(left, right, cpus)
-            done += 1
-            if progress:
-                progress(done, steps)
-        error = float(np.sqrt((jackknife - 1) / jackknife * ((without - without.mean()) ** 2).sum()))
-    closer = draws >= value if result is Similarity else draws <= value
-    return result(
-        value,
-        name,
-        n,
-        options,
-        "float64",
-        sampled_null(draws) if permutations else Null(np.nan, np.nan, np.nan),
-        f"{permutations} relabellings" if permutations else "not asked for",
-        (1 + int(np.count_nonzero(closer))) / (1 + permutations) if permutations else np.nan,
-        "permutations" if permutations else "not asked for",
-        error,
+    grid = evaluate_grid(
+        method, [rows_x], [rows_y], options=options, kind=kind, plan=plan, threads=cpus, progress=progress
     )
-
-
-def _taken(rows: Rows, kept: np.ndarray) -> Rows:
-    return replace(rows, values=rows.values[kept])
+    return grid.at(0, 0, name)

@@ -9,6 +9,7 @@ import numpy as np
 
 from .list_means import ListMean, grid_of_means, mean, mean_of_pair, share_of_k
 from .neighbours import Neighbours
+from .registry import register_neighbours
 from .similarity import Grid, Similarity
 
 
@@ -23,6 +24,29 @@ LCS_KNN = {
 EDIT_DISTANCE_KNN = ListMean("edit_distance_knn", "edit_distance", _unedited_share)
 RANK_SIMILARITY = ListMean("rank_similarity", "ranks", mean)
 JOINT_RANK_JACCARD = ListMean("joint_rank_jaccard", "jaccard_ranks", mean)
+
+_PLATONIC = "Huh, Cheung, Wang and Isola (2024), The Platonic representation hypothesis"
+_WANG = "Wang et al. (2020), Towards understanding the instability of network embedding"
+register_neighbours(
+    "lcs_knn",
+    "mean_i longest common subsequence of both lists / k",
+    _PLATONIC,
+    aliases=("platonic-rep: lcs_knn (not over k)",),
+)
+register_neighbours(
+    "edit_distance_knn",
+    "1 - mean_i Levenshtein distance of both lists / k",
+    _PLATONIC,
+    aliases=("platonic-rep: edit_distance_knn",),
+    note="a similarity, in spite of its name in the field",
+)
+register_neighbours(
+    "rank_similarity",
+    "mean_i sum over shared j of 2 / ((1 + |r - r'|) (r + r')) over its largest value",
+    _WANG,
+    aliases=("ReSi: RankSimilarity",),
+)
+register_neighbours("joint_rank_jaccard", "mean_i Jaccard of i times rank similarity of i", _WANG)
 
 
 def lcs_knn(

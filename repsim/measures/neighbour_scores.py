@@ -12,7 +12,26 @@ from ..arguments import thread_count
 from ..arrays import Rows, as_rows, same_inputs
 from .list_means import every_pair, sampled_grid, standard_errors
 from .neighbours import GRAM_METRICS, Neighbours, check_metric, check_relabellings, graph_pair, one_kind
+from .registry import register_neighbours
 from .similarity import Grid, Similarity
+
+register_neighbours(
+    "cknna",
+    "debiased CKA of the Gram matrices where both graphs have an edge",
+    "Huh, Cheung, Wang and Isola (2024), The Platonic representation hypothesis",
+    low=-np.inf,
+    high=np.inf,
+    symmetric=False,
+    note="masked Gram matrices are not symmetric: no bounds, and (y, x) differs a little from (x, y)",
+    aliases=("platonic-rep: cknna",),
+)
+register_neighbours(
+    "second_order_cosine",
+    "mean_i cosine of the vectors of cosines to N_x(i) | N_y(i)",
+    "Hamilton, Leskovec and Jurafsky (2016), Cultural shift or linguistic drift?",
+    low=-1.0,
+    aliases=("ReSi: SecondOrderCosineSimilarity",),
+)
 
 
 def cknna(

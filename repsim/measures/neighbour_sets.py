@@ -19,11 +19,35 @@ from .list_means import (
     standard_errors,
 )
 from .neighbours import Neighbours, check_relabellings, graph_pair, one_kind
+from .registry import register_neighbours
 from .similarity import Grid, Similarity, grid_of
 
 MUTUAL_KNN = ListMean("mutual_knn", "shared", share_of_k)
 KNN_JACCARD = ListMean("knn_jaccard", "jaccard", mean)
 CYCLE_KNN = ListMean("cycle_knn", "meets", mean, listed_by=True)
+
+_PLATONIC = "Huh, Cheung, Wang and Isola (2024), The Platonic representation hypothesis"
+register_neighbours(
+    "mutual_knn",
+    "mean_i |N_x(i) & N_y(i)| / k",
+    _PLATONIC,
+    aliases=("platonic-rep: mutual_knn", "torchdr: neighborhood_preservation"),
+    note="chance is k / (n - 1); its null is exact",
+)
+register_neighbours(
+    "knn_jaccard",
+    "mean_i |N_x(i) & N_y(i)| / |N_x(i) | N_y(i)|",
+    "Schumacher et al. (2021), The effects of randomness on the stability of node embeddings",
+    aliases=("ReSi: JaccardSimilarity",),
+)
+register_neighbours(
+    "cycle_knn",
+    "mean_i [i in N_x(nearest of i in y)]",
+    _PLATONIC,
+    symmetric=False,
+    self_value=None,
+    aliases=("platonic-rep: cycle_knn",),
+)
 _OVERLAP = ListMean("overlap_counts", "shared", mean)
 
 
@@ -93,7 +117,8 @@ def mutual_knn_grid(
             row.append((value, Null(exact.mean / edges, exact.sd / edges), p))
         cells.append(row)
     errors = standard_errors(lambda i, j: per_input_terms(MUTUAL_KNN, xs[i], ys[j], threads=threads), values.shape)
-    return grid_of(cells, n, {"k": k, "metric": xs[0].metric}, "float32", standard_errors=errors)
+    draws = by_chance if permutations else None
+    return grid_of(cells, n, {"k": k, "metric": xs[0].metric}, "float32", standard_errors=errors, draws=draws)
 
 
 def overlap_counts(x: Neighbours, y: Neighbours, *, threads: int | None = None) -> np.ndarray:

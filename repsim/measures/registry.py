@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .method import Method, evaluate
-from .similarity import Distance, Similarity
 
 # What may be done to the rows of either side, or of both, without changing the value. An orthogonal map may be a
 # permutation; an invertible linear map either, or a scaling; an affine map is that and a translation.
@@ -69,9 +68,8 @@ class Measure:
     def evaluate(self, x: Any, y: Any, options: Mapping[str, Any], **how: Any) -> Any:
         """The value with its null and standard error: see :func:`repsim.measures.method.evaluate`."""
         assert self.method is not None, "only measures of representations are evaluated here"
-        result = Similarity if self.kind == "similarity" else Distance
         method, width = self.method(**options), self.same_width
-        return evaluate(method, x, y, name=self.name, options=options, result=result, same_width=width, **how)
+        return evaluate(method, x, y, name=self.name, options=options, kind=self.kind, same_width=width, **how)
 
 
 REGISTRY: dict[str, Measure] = {}
@@ -83,6 +81,26 @@ _IMPLIED["affine"] = {"invertible_linear", "translation", *_IMPLIED["invertible_
 def invariant_to(*names: str) -> frozenset[str]:
     """These invariances and those they imply."""
     return frozenset(names).union(*(_IMPLIED.get(name, set()) for name in names))
+
+
+def register_neighbours(
+    name: str, formula: str, paper: str, *, low: float = 0.0, high: float = 1.0, **account: Any
+) -> Measure:
+    """Add a measure of two neighbour graphs: with the default metric, the cosine, lengths of rows do not matter."""
+    return register(
+        Measure(
+            name=name,
+            family="neighbours",
+            kind="similarity",
+            low=low,
+            high=high,
+            formula=formula,
+            paper=paper,
+            invariances=invariant_to("orthogonal", "isotropic_scaling"),
+            cost="time n^2 (d + d'), memory n k",
+            **{"symmetric": True, "self_value": 1.0, **account},
+        )
+    )
 
 
 def register(measure: Measure) -> Measure:

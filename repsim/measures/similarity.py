@@ -219,19 +219,37 @@ class Grid:
     precision: str
     null_from: str
     p_from: str
+    kind: str = "similarity"  # or "distance"
+    draws: np.ndarray | None = None  # [permutations, L1, L2], where relabellings were drawn: the same for all pairs
 
     @property
     def z(self) -> np.ndarray:
         return (self.values - self.null_mean) / np.where(self.null_sd > 0, self.null_sd, np.nan)
 
-    def at(self, i: int, j: int, measure: str) -> Similarity:
-        """The pair (i, j) as a result of its own."""
+    def at(self, i: int, j: int, measure: str) -> Any:
+        """The pair (i, j) as a :class:`Similarity` or :class:`Distance` of its own."""
         numbers = (self.values, self.null_mean, self.null_sd, self.null_skewness, self.p, self.standard_error)
         value, mean, sd, skewness, p, *error = (float(array[i, j]) for array in numbers if array is not None)
         null = Null(mean, sd, skewness)
-        return Similarity(
+        result = Similarity if self.kind == "similarity" else Distance
+        return result(
             value, measure, self.n, self.options, self.precision, null, self.null_from, p, self.p_from, *error
         )
+
+    def best(self) -> tuple[int, int, float, str]:
+        """The pair that is most alike, and p for "the best of all pairs by chance": (i, j, p, p_from).
+
+        The best of many pairs is better than one pair by chance. Where relabellings were drawn, p is the add-one share
+        of them whose own best reaches it ("permutations of the best"); otherwise p of the pair times the number of
+        pairs, at most 1 ("pearson x 12 pairs": the bound of Bonferroni).
+        """
+        sign = 1.0 if self.kind == "similarity" else -1.0
+        i, j = map(int, np.unravel_index(np.argmax(sign * self.values), self.values.shape))
+        if self.draws is not None:
+            reached = (sign * self.draws).max(axis=(1, 2)) >= sign * self.values[i, j]
+            return i, j, float((1 + reached.sum()) / (1 + len(reached))), "permutations of the best"
+        pairs = self.values.size
+        return i, j, min(float(self.p[i, j]) * pairs, 1.0), f"{self.p_from} x {pairs} pairs"
 
 
 def grid_of(
@@ -242,10 +260,12 @@ def grid_of(
     *,
     null_from: str = "all relabellings",
     standard_errors: np.ndarray | None = None,
+    draws: np.ndarray | None = None,
 ) -> Grid:
     """A grid from (value, null, p) of every pair; p None, in all of them, is taken from the null.
 
-    ``standard_errors`` are [L1, L2], or None where they were not asked for.
+    ``standard_errors`` are [L1, L2], or None where they were not asked for; ``draws`` the values of relabellings
+    [permutations, L1, L2], where p is from them.
     """
     shape = (len(cells), len(cells[0]))
     arrays = [np.empty(shape) for _ in range(5)]
@@ -256,7 +276,8 @@ def grid_of(
                 array[i, j] = number
     values, mean, sd, skewness, ps = arrays
     p_from = "permutations" if cells[0][0][2] is not None else "pearson" if skewness.any() else "normal"
-    return Grid(values, mean, sd, skewness, ps, standard_errors, n, options, precision, null_from, p_from)
+    kind = "similarity"
+    return Grid(values, mean, sd, skewness, ps, standard_errors, n, options, precision, null_from, p_from, kind, draws)
 
 
 def _share(value: Any, name: str, function: str) -> float:
