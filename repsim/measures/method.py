@@ -100,7 +100,8 @@ def evaluate_grid(
         for left_out, group in zip(without, np.array_split(random.permutation(n), plan.jackknife), strict=True):
             kept = np.ones(n, bool)
             kept[group] = False
-            between(*(prepared([replace(r, values=r.values[kept]) for r in side]) for side in (xs, ys)), left_out)
+            left, right = (prepared([replace(r, values=r.values[kept]) for r in side]) for side in (xs, ys))
+            between(left, right, left_out)
         errors = np.sqrt((plan.jackknife - 1) * without.var(axis=0))
     return _grid(values, draws, n, options, kind, errors)
 
