@@ -389,3 +389,26 @@ def test_wu_variant_needs_more_than_one_component(measure: str) -> None:
     message = rf"\[{measure}\] expected x with more than one direction before a share 0.99 of its variance is reached"
     with pytest.raises(ValueError, match=message):
         value(measure, x, y, variant="wu2020")
+
+
+@measures
+def test_names_rows_where_columns_outnumber_inputs(measure: str) -> None:
+    """The products of inputs are not taken by the native pass, which names the row elsewhere."""
+    x, y = related(30, 3, 40)
+    y[7, 33] = np.nan
+    message = rf"\[{measure}\] expected y with finite values, got NaN or infinity in row 7"
+    with pytest.raises(ValueError, match=message):
+        value(measure, x, y)
+    with pytest.raises(ValueError, match=rf"\[{measure}\] expected y whose rows differ, got zero variance \(all 30"):
+        value(measure, x, np.full((30, 40), 0.1))
+
+
+@pytest.mark.parametrize("measure", ["svcca", "pls"])
+def test_both_routes_agree(measure: str) -> None:
+    """With 39 columns of 40 inputs products of columns are taken, with 40 products of inputs."""
+    random = np.random.default_rng(0)
+    latent = random.standard_normal((40, 4))
+    x, y = (latent @ random.standard_normal((4, 39)) + 0.05 * random.standard_normal((40, 39)) for _ in range(2))
+    wider = np.hstack([x, x[:, :1]])
+    assert value(measure, wider, y) == pytest.approx(ORACLE[measure](wider, y), rel=1e-9)
+    assert value(measure, x, y) == pytest.approx(ORACLE[measure](x, y), rel=1e-9)

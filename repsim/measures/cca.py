@@ -159,7 +159,7 @@ def cca_mean(
     Example::
 
         x, y = rng.normal(size=(1000, 64)), rng.normal(size=(1000, 32))
-        repsim.cca_mean(x, y)                                       # about 0.3 by chance, see the null
+        repsim.cca_mean(x, y)                                       # about 0.24 by chance, see the null
         repsim.cca_mean(x, x @ invertible + shift)                  # 1
 
     Parameters
@@ -391,7 +391,8 @@ PLS = register(
         "partial least squares; Nielsen et al. (2025) for its mean singular value",
         formula="|R|_* / sqrt(d d'), R [d, d'] the correlations of the columns of X with those of Y",
         aliases=("scikit-learn: PLSSVD(scale=True), covariances of its scores", "Nielsen et al. 2025: m_SVD"),
-        note="the scale of every column is taken out, rotations of the columns are not",
+        note="the scale of every column is taken out, rotations of the columns are not; by chance it grows with d / n "
+        "and d' / n towards 1: look at the null",
         method=_pls,
         self_value=1.0,
     )
@@ -419,7 +420,8 @@ def pls(
     Returns
     -------
     Similarity in [0, 1]: of columns brought to unit variance, the sum of the covariances of all pairs of latent
-    variables (PLS-SVD), over the largest that it can be. With d = d' it is their mean covariance.
+    variables (PLS-SVD), over the largest that it can be; with d = d' their mean covariance. It grows with d / n and
+    d' / n whatever the data: look at the null.
 
     Raises
     ------
