@@ -12,13 +12,14 @@ from __future__ import annotations
 from . import measures, streaming
 from .compare import Comparison, compare
 from .kernels import RBF, Cosine, Kernel, LaplacianL1, LaplacianL2, Linear, Polynomial
-from .measures.cca import cca_mean, cca_mean_squared, pls, pwcca, svcca
+from .measures.cca import cca_mean, cca_mean_squared, pwcca, svcca
 from .measures.cka import angular_cka, cka, hsic
 from .measures.kernel_ridge import kernel_ridge
 from .measures.neighbour_ranks import edit_distance_knn, joint_rank_jaccard, lcs_knn, rank_similarity
 from .measures.neighbour_scores import cknna, second_order_cosine
 from .measures.neighbour_sets import cycle_knn, knn_jaccard, mutual_knn, overlap_counts
 from .measures.neighbours import Neighbours, nearest
+from .measures.pls import pls
 from .measures.regression import linear_regression, ridge_regression
 from .measures.shapes import procrustes
 from .measures.similarity import Distance, Similarity
