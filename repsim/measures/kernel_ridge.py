@@ -13,7 +13,7 @@ from ..arguments import Progress
 from ..arrays import Rows
 from ..kernels import Bandwidth, Kernel, Linear, as_kernel
 from ..reductions import column_sums, equal_rows, median_distance
-from .method import Method, evaluate
+from .method import Method
 from .registry import Measure, invariant_to, register
 from .regression import LAMBDAS, Folds, as_lambdas
 from .similarity import Similarity
@@ -200,9 +200,9 @@ def kernel_ridge(
     chosen = as_kernel(kernel, function="kernel_ridge")
     penalties = as_lambdas(lambdas, function="kernel_ridge")
     how: dict[str, Any] = {"folds": folds, "lambdas": penalties, "fold_seed": fold_seed}
+    made = _kernel_ridge(chosen, **how)
     # The result names its kernel as text, as that of cka does.
-    return evaluate(
-        _kernel_ridge(chosen, **how), x, y, name="kernel_ridge", options={"kernel": str(chosen), **how},
-        result=Similarity, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads,
-        progress=progress,
+    return replace(KERNEL_RIDGE, method=lambda **_: made).evaluate(
+        x, y, {"kernel": str(chosen), **how}, permutations=permutations, seed=seed, jackknife=jackknife,
+        threads=threads, progress=progress,
     )  # fmt: skip
