@@ -12,12 +12,16 @@ from __future__ import annotations
 from . import measures, streaming
 from .compare import Comparison, compare
 from .kernels import RBF, Cosine, Kernel, LaplacianL1, LaplacianL2, Linear, Polynomial
+from .measures.cca import cca_mean, cca_mean_squared, pwcca, svcca
 from .measures.cka import angular_cka, cka, hsic
+from .measures.kernel_ridge import kernel_ridge
 from .measures.neighbour_ranks import edit_distance_knn, joint_rank_jaccard, lcs_knn, rank_similarity
 from .measures.neighbour_scores import cknna, second_order_cosine
 from .measures.neighbour_sets import cycle_knn, knn_jaccard, mutual_knn, overlap_counts
 from .measures.neighbours import Neighbours, nearest
 from .measures.platonic import platonic_rows
+from .measures.pls import pls
+from .measures.regression import linear_regression, ridge_regression
 from .measures.shapes import procrustes
 from .measures.similarity import Distance, Similarity
 from .native import cmake_dir
@@ -39,6 +43,8 @@ __all__ = [
     "Similarity",
     "Store",
     "angular_cka",
+    "cca_mean",
+    "cca_mean_squared",
     "cka",
     "cknna",
     "cmake_dir",
@@ -47,15 +53,21 @@ __all__ = [
     "edit_distance_knn",
     "hsic",
     "joint_rank_jaccard",
+    "kernel_ridge",
     "knn_jaccard",
     "lcs_knn",
+    "linear_regression",
     "measures",
     "mutual_knn",
     "nearest",
     "overlap_counts",
     "platonic_rows",
+    "pls",
     "procrustes",
+    "pwcca",
     "rank_similarity",
+    "ridge_regression",
     "second_order_cosine",
     "streaming",
+    "svcca",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from types import ModuleType
 
-from . import cka, neighbour_ranks, neighbour_scores, neighbour_sets, shapes
+from . import cca, cka, kernel_ridge, neighbour_ranks, neighbour_scores, neighbour_sets, pls, regression, shapes
 from .registry import REGISTRY, Measure
 from .table import MeasureTable
 
@@ -19,6 +19,6 @@ class _Measures(ModuleType):
 sys.modules[__name__].__class__ = _Measures
 
 # Importing a family registers its measures.
-FAMILIES = (cka, neighbour_sets, neighbour_ranks, neighbour_scores, shapes)
+FAMILIES = (cka, neighbour_sets, neighbour_ranks, neighbour_scores, shapes, cca, pls, regression, kernel_ridge)
 
 __all__ = ["FAMILIES", "REGISTRY", "Measure"]

@@ -1,5 +1,6 @@
 """Sums over all pairs of inputs and nearest neighbours, streamed: the only room that calls the native core."""
 
+from .centre import column_sums, equal_rows, robust_centre
 from .distances import median_distance
 from .feature_space import feature_space_flop, feature_sums, tiles_flop
 from .graphs import (
@@ -16,7 +17,7 @@ from .graphs import (
 from .leave_one_out import feature_row_terms
 from .moments import has_fourth_powers
 from .neighbours import has_bfloat16, nearest
-from .products import Products, cross_products, own_products
+from .products import Products, about, cross_products, fold_products, own_products, pooled
 from .sums import HsicSums, RowTerms
 from .third_moments import ThirdMoments, third_moments
 from .tiles import kernel_sums
@@ -29,11 +30,15 @@ __all__ = [
     "RowTerms",
     "ThirdMoments",
     "WeightedLists",
+    "about",
+    "column_sums",
     "cross_products",
+    "equal_rows",
     "feature_row_terms",
     "feature_space_flop",
     "feature_sums",
     "first_bad_list",
+    "fold_products",
     "has_bfloat16",
     "has_fourth_powers",
     "kernel_sums",
@@ -43,6 +48,8 @@ __all__ = [
     "median_distance",
     "nearest",
     "own_products",
+    "pooled",
+    "robust_centre",
     "second_order_sums",
     "second_order_terms",
     "third_moments",
