@@ -1,5 +1,8 @@
 """Sums over all pairs of inputs and nearest neighbours, streamed: the only room that calls the native core."""
 
+from .centre import column_sums
+from .dissimilarities import KINDS as DISSIMILARITIES
+from .dissimilarities import Dissimilarities, directions, dissimilarities_of, dissimilarity_pairs, dissimilarity_tiles
 from .distances import median_distance
 from .feature_space import feature_space_flop, feature_sums, tiles_flop
 from .graphs import (
@@ -22,6 +25,8 @@ from .third_moments import ThirdMoments, third_moments
 from .tiles import kernel_sums
 
 __all__ = [
+    "DISSIMILARITIES",
+    "Dissimilarities",
     "HsicSums",
     "ListedRows",
     "Lists",
@@ -29,7 +34,12 @@ __all__ = [
     "RowTerms",
     "ThirdMoments",
     "WeightedLists",
+    "column_sums",
     "cross_products",
+    "directions",
+    "dissimilarities_of",
+    "dissimilarity_pairs",
+    "dissimilarity_tiles",
     "feature_row_terms",
     "feature_space_flop",
     "feature_sums",
