@@ -13,12 +13,24 @@ from . import measures, streaming
 from .compare import Comparison, compare
 from .kernels import RBF, Cosine, Kernel, LaplacianL1, LaplacianL2, Linear, Polynomial
 from .measures.cka import angular_cka, cka, hsic
+from .measures.distance_correlation import distance_correlation
+from .measures.intrinsic_dimension import intrinsic_dimension, intrinsic_dimension_difference
+from .measures.labelled_statistics import modularity, modularity_difference, tolerance, tolerance_difference
 from .measures.neighbour_ranks import edit_distance_knn, joint_rank_jaccard, lcs_knn, rank_similarity
 from .measures.neighbour_scores import cknna, second_order_cosine
 from .measures.neighbour_sets import cycle_knn, knn_jaccard, mutual_knn, overlap_counts
 from .measures.neighbours import Neighbours, nearest
+from .measures.rsa import rsa, rsm_norm_difference
 from .measures.shapes import procrustes
 from .measures.similarity import Distance, Similarity
+from .measures.statistics import (
+    concentricity,
+    concentricity_difference,
+    magnitude,
+    magnitude_difference,
+    uniformity,
+    uniformity_difference,
+)
 from .native import cmake_dir
 from .store import Store
 
@@ -42,18 +54,33 @@ __all__ = [
     "cknna",
     "cmake_dir",
     "compare",
+    "concentricity",
+    "concentricity_difference",
     "cycle_knn",
+    "distance_correlation",
     "edit_distance_knn",
     "hsic",
+    "intrinsic_dimension",
+    "intrinsic_dimension_difference",
     "joint_rank_jaccard",
     "knn_jaccard",
     "lcs_knn",
+    "magnitude",
+    "magnitude_difference",
     "measures",
+    "modularity",
+    "modularity_difference",
     "mutual_knn",
     "nearest",
     "overlap_counts",
     "procrustes",
     "rank_similarity",
+    "rsa",
+    "rsm_norm_difference",
     "second_order_cosine",
     "streaming",
+    "tolerance",
+    "tolerance_difference",
+    "uniformity",
+    "uniformity_difference",
 ]

@@ -15,7 +15,7 @@ INVARIANCES = ("permutation", "orthogonal", "isotropic_scaling", "translation", 
 KINDS = ("similarity", "distance")
 # What a measure is of. Those of representations take two arrays [n, d] and [n, d'] of the same inputs and can be asked
 # for by name in repsim.compare.
-TAKES = ("representations", "outputs", "attention", "embeddings")
+TAKES = ("representations", "labelled representations", "outputs", "attention", "embeddings")
 
 
 @dataclass(frozen=True)
