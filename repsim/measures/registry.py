@@ -14,7 +14,7 @@ from .similarity import Distance, Similarity
 INVARIANCES = ("permutation", "orthogonal", "isotropic_scaling", "translation", "invertible_linear", "affine")
 KINDS = ("similarity", "distance")
 # What a measure is of. Those of representations take two arrays [n, d] and [n, d'] of the same inputs and can be asked
-# for by name in repsim.compare.
+# for by name in repsim.compare; those of labelled representations take a label of every input besides.
 TAKES = ("representations", "labelled representations", "outputs", "attention", "embeddings")
 
 
