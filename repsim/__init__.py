@@ -14,7 +14,10 @@ from .compare import Comparison, compare
 from .kernels import RBF, Cosine, Kernel, LaplacianL1, LaplacianL2, Linear, Polynomial
 from .measures.cca import cca_mean, cca_mean_squared, pwcca, svcca
 from .measures.cka import angular_cka, cka, hsic
+from .measures.distance_correlation import distance_correlation
+from .measures.intrinsic_dimension import intrinsic_dimension, intrinsic_dimension_difference
 from .measures.kernel_ridge import kernel_ridge
+from .measures.labelled_statistics import modularity, modularity_difference, tolerance, tolerance_difference
 from .measures.neighbour_ranks import edit_distance_knn, joint_rank_jaccard, lcs_knn, rank_similarity
 from .measures.neighbour_scores import cknna, second_order_cosine
 from .measures.neighbour_sets import cycle_knn, knn_jaccard, mutual_knn, overlap_counts
@@ -22,8 +25,17 @@ from .measures.neighbours import Neighbours, nearest
 from .measures.platonic import platonic_rows
 from .measures.pls import pls
 from .measures.regression import linear_regression, ridge_regression
+from .measures.rsa import rsa, rsm_norm_difference
 from .measures.shapes import procrustes
 from .measures.similarity import Distance, Similarity
+from .measures.statistics import (
+    concentricity,
+    concentricity_difference,
+    magnitude,
+    magnitude_difference,
+    uniformity,
+    uniformity_difference,
+)
 from .native import cmake_dir
 from .store import Store
 
@@ -49,15 +61,24 @@ __all__ = [
     "cknna",
     "cmake_dir",
     "compare",
+    "concentricity",
+    "concentricity_difference",
     "cycle_knn",
+    "distance_correlation",
     "edit_distance_knn",
     "hsic",
+    "intrinsic_dimension",
+    "intrinsic_dimension_difference",
     "joint_rank_jaccard",
     "kernel_ridge",
     "knn_jaccard",
     "lcs_knn",
     "linear_regression",
+    "magnitude",
+    "magnitude_difference",
     "measures",
+    "modularity",
+    "modularity_difference",
     "mutual_knn",
     "nearest",
     "overlap_counts",
@@ -67,7 +88,13 @@ __all__ = [
     "pwcca",
     "rank_similarity",
     "ridge_regression",
+    "rsa",
+    "rsm_norm_difference",
     "second_order_cosine",
     "streaming",
     "svcca",
+    "tolerance",
+    "tolerance_difference",
+    "uniformity",
+    "uniformity_difference",
 ]

@@ -96,6 +96,8 @@ def sampled_null(draws: np.ndarray) -> Null:
     mean = float(draws.mean())
     if len(draws) < 3:
         return Null(mean, np.nan, np.nan)
+    if (draws == draws[0]).all():  # their mean, and an sd about it, would be off by rounding
+        return Null(float(draws[0]), 0.0, 0.0)
     sd = float(draws.std(ddof=1))
     skewness = float((((draws - mean) / sd) ** 3).mean()) if sd > 0 else 0.0
     return Null(mean, sd, skewness)

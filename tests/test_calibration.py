@@ -270,7 +270,8 @@ def test_interval(level: float) -> None:
     assert result.interval() == result.interval(0.95)
     assert result.to_dict()["standard_error"] == result.standard_error
     with pytest.raises(
-        ValueError, match=r"^\[Similarity\] expected a result with a standard error, got cka without; cka and hsic"
+        ValueError,
+        match=r"^\[Similarity\] expected a result with a standard error, got cka without; ask for it: jackknife=True",
     ):
         repsim.cka(*pair()).interval()
 

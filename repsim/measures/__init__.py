@@ -5,7 +5,22 @@ from __future__ import annotations
 import sys
 from types import ModuleType
 
-from . import cca, cka, kernel_ridge, neighbour_ranks, neighbour_scores, neighbour_sets, pls, regression, shapes
+from . import (
+    cca,
+    cka,
+    distance_correlation,
+    intrinsic_dimension,
+    kernel_ridge,
+    labelled_statistics,
+    neighbour_ranks,
+    neighbour_scores,
+    neighbour_sets,
+    pls,
+    regression,
+    rsa,
+    shapes,
+    statistics,
+)
 from .registry import REGISTRY, Measure
 from .table import MeasureTable
 
@@ -19,6 +34,21 @@ class _Measures(ModuleType):
 sys.modules[__name__].__class__ = _Measures
 
 # Importing a family registers its measures.
-FAMILIES = (cka, neighbour_sets, neighbour_ranks, neighbour_scores, shapes, cca, pls, regression, kernel_ridge)
+FAMILIES = (
+    cka,
+    neighbour_sets,
+    neighbour_ranks,
+    neighbour_scores,
+    shapes,
+    cca,
+    pls,
+    regression,
+    kernel_ridge,
+    rsa,
+    distance_correlation,
+    statistics,
+    intrinsic_dimension,
+    labelled_statistics,
+)
 
 __all__ = ["FAMILIES", "REGISTRY", "Measure"]

@@ -13,8 +13,8 @@ from .method import Method, evaluate
 INVARIANCES = ("permutation", "orthogonal", "isotropic_scaling", "translation", "invertible_linear", "affine")
 KINDS = ("similarity", "distance")
 # What a measure is of. Those of representations take two arrays [n, d] and [n, d'] of the same inputs and can be asked
-# for by name in repsim.compare.
-TAKES = ("representations", "outputs", "attention", "embeddings")
+# for by name in repsim.compare; those of labelled representations take a label of every input besides.
+TAKES = ("representations", "labelled representations", "outputs", "attention", "embeddings")
 
 
 @dataclass(frozen=True)

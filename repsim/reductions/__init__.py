@@ -1,6 +1,8 @@
 """Sums over all pairs of inputs and nearest neighbours, streamed: the only room that calls the native core."""
 
 from .centre import column_sums, equal_rows, robust_centre
+from .dissimilarities import KINDS as DISSIMILARITIES
+from .dissimilarities import Dissimilarities, directions, dissimilarities_of, dissimilarity_pairs, dissimilarity_tiles
 from .distances import median_distance
 from .feature_space import feature_space_flop, feature_sums, tiles_flop
 from .graphs import (
@@ -23,6 +25,8 @@ from .third_moments import ThirdMoments, third_moments
 from .tiles import kernel_sums
 
 __all__ = [
+    "DISSIMILARITIES",
+    "Dissimilarities",
     "HsicSums",
     "ListedRows",
     "Lists",
@@ -33,6 +37,10 @@ __all__ = [
     "about",
     "column_sums",
     "cross_products",
+    "directions",
+    "dissimilarities_of",
+    "dissimilarity_pairs",
+    "dissimilarity_tiles",
     "equal_rows",
     "feature_row_terms",
     "feature_space_flop",

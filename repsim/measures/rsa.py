@@ -1,0 +1,357 @@
+"""Representational similarity analysis: how alike the dissimilarities between inputs are on both sides."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from .. import reductions
+from ..arguments import Progress, thread_count, whole_number
+from ..arrays import Rows, as_rows, same_inputs
+from ..reductions import DISSIMILARITIES, Dissimilarities, dissimilarities_of, dissimilarity_pairs
+from .method import Method, evaluate
+from .registry import Measure, invariant_to, register
+from .similarity import Distance, Similarity
+
+RANKED = ("spearman", "kendall")
+COMPARISONS = ("spearman", "pearson", "kendall", "cosine")
+MOST_RANKED = 16384  # inputs, whose n (n - 1) / 2 dissimilarities or ranks take 1 GiB of float64 a side
+CONSTANT = 1e-10  # dissimilarities that differ by less than this share of the largest are equal up to rounding
+_CHUNK = 2**16
+
+
+def _rsa(comparison: str = "spearman", rdm: str = "euclidean") -> Method[Any]:
+    _check_choice("comparison", comparison, COMPARISONS, "rsa")
+    _check_choice("rdm", rdm, DISSIMILARITIES, "rsa")
+    side = partial(_side, kind=rdm, function="rsa")
+    if comparison in RANKED:
+        of, between = _RANKED[comparison]
+        return Method(lambda rows, threads: _ranked(rows, side, of, threads), between, _Ranked.relabelled, 3)
+    prepare = partial(_streamed, side=side, centred=comparison == "pearson")
+    return Method(prepare, _correlation, _Streamed.relabelled, 3)
+
+
+def _check_choice(name: str, value: Any, among: tuple[str, ...], function: str) -> None:
+    if value not in among:
+        *others, last = map(repr, among)
+        raise ValueError(f"[{function}] expected {name} {', '.join(others)} or {last}, got {value!r}")
+
+
+def _side(rows: Rows, threads: int, *, kind: str, function: str) -> Dissimilarities:
+    least = {"correlation": 3, "cosine": 2}.get(kind, 1)
+    if rows.depth < least:  # of fewer values every correlation, or every cosine, is 1 or -1
+        raise ValueError(
+            f"[{function}] expected {rows.name} with at least {least} columns for the {kind} distance, got {rows.depth}"
+        )
+    return dissimilarities_of(rows, kind, function=function, threads=threads)
+
+
+def _require_spread(rows: Rows, least: float, most: float) -> None:
+    if not most - least > CONSTANT * most:
+        raise ValueError(
+            f"[rsa] expected {rows.name} whose dissimilarities differ, got all pairs of inputs {most:.3g} apart up to "
+            "rounding"
+        )
+
+
+# ---------------------------------------------------------------------------------------------- Pearson and cosine
+
+
+@dataclass(frozen=True)
+class _Streamed:
+    """Sums over the pairs i < j of D - shift; shift, and with it the sum, are 0 for the cosine."""
+
+    side: Dissimilarities
+    shift: float
+    total: float
+    squares: float
+
+    def relabelled(self, order: np.ndarray) -> _Streamed:
+        return replace(self, side=self.side.relabelled(order))
+
+
+def _streamed(rows: Rows, threads: int, *, side: Callable[..., Dissimilarities], centred: bool) -> _Streamed:
+    own = side(rows, threads)
+    shift = own.typical(threads) if centred else 0.0
+    totals, squares, least, most = [], [], math.inf, 0.0
+    for values in dissimilarity_pairs([own], threads=threads):
+        least, most = min(least, float(values[0].min())), max(most, float(values[0].max()))
+        values[0] -= shift
+        totals.append(float(values[0].sum()))
+        squares.append(float((values[0] * values[0]).sum()))
+    if centred:
+        _require_spread(rows, least, most)
+    elif most == 0:
+        raise ValueError(f"[rsa] expected {rows.name} whose rows differ, got all dissimilarities zero")
+    return _Streamed(own, shift, math.fsum(totals) if centred else 0.0, math.fsum(squares))
+
+
+def _correlation(x: _Streamed, y: _Streamed, threads: int) -> float:
+    pairs = len(x.side) * (len(x.side) - 1) // 2
+    product = math.fsum(
+        float(((a - x.shift) * (b - y.shift)).sum()) for a, b in dissimilarity_pairs([x.side, y.side], threads=threads)
+    )
+    product -= x.total * y.total / pairs
+    return product / math.sqrt((x.squares - x.total**2 / pairs) * (y.squares - y.total**2 / pairs))
+
+
+# ---------------------------------------------------------------------------------------------- Spearman and Kendall
+
+
+@dataclass(frozen=True)
+class _Ranked:
+    """A number for every pair i < j, [n (n - 1) / 2] in the order of scipy's pdist."""
+
+    n: int
+    values: np.ndarray
+
+    def relabelled(self, order: np.ndarray) -> _Ranked:
+        """Input i of the result is input ``order[i]`` of this."""
+        n, values, start = self.n, np.empty_like(self.values), 0
+        for i in range(n - 1):
+            low, high = np.minimum(order[i], order[i + 1 :]), np.maximum(order[i], order[i + 1 :])
+            stop = start + n - 1 - i
+            values[start:stop] = self.values[low * (2 * n - 3 - low) // 2 + high - 1]
+            start = stop
+        return _Ranked(n, values)
+
+
+def _ranked(
+    rows: Rows, side: Callable[..., Dissimilarities], of: Callable[[np.ndarray], np.ndarray], threads: int
+) -> _Ranked:
+    n = len(rows)
+    if n > MOST_RANKED:
+        raise ValueError(
+            f"[rsa] expected at most {MOST_RANKED} inputs for a comparison by rank, which holds all n (n - 1) / 2 "
+            f'dissimilarities, got {n}; give sample={MOST_RANKED} or fewer, or comparison="pearson"'
+        )
+    values = side(rows, threads).condensed()
+    _require_spread(rows, float(values.min()), float(values.max()))
+    return _Ranked(n, of(values))
+
+
+def _unit_ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks, ties at their mean, less the mean of all and over their length, in the place of the values."""
+    m = len(values)
+    order = np.argsort(values)
+    first = np.ones(m, bool)  # of the entries, ascending, that are equal to each other
+    ascending = values[order]
+    np.not_equal(ascending[1:], ascending[:-1], out=first[1:])
+    del ascending
+    bounds = np.append(np.flatnonzero(first), m)
+    ranks = np.add(bounds[1:], bounds[:-1], dtype=np.float64)
+    ranks -= m
+    ranks /= 2
+    values[order] = ranks if len(ranks) == m else np.repeat(ranks, np.diff(bounds))
+    values /= math.sqrt(_product(values, values))
+    return values
+
+
+def _product(a: np.ndarray, b: np.ndarray) -> float:
+    """a.b in one order of additions, whatever the threads."""
+    return math.fsum(float((a[s : s + _CHUNK] * b[s : s + _CHUNK]).sum()) for s in range(0, len(a), _CHUNK))
+
+
+def _spearman(x: _Ranked, y: _Ranked, threads: int) -> float:
+    return _product(x.values, y.values)
+
+
+def _kendall(x: _Ranked, y: _Ranked, threads: int) -> float:
+    from scipy.stats import kendalltau
+
+    # tau-b is (concordant - discordant) over the root of the pairs that are not tied in x times those not in y; tau-a
+    # is the same over all pairs.
+    tau_b = float(kendalltau(x.values, y.values, method="asymptotic").statistic)
+    return tau_b * math.sqrt(_untied(x.values)) * math.sqrt(_untied(y.values))
+
+
+def _untied(values: np.ndarray) -> float:
+    """The share of pairs of entries that differ."""
+    counts = np.unique(values, return_counts=True)[1].astype(float)
+    m = float(len(values))
+    return 1 - float((counts * (counts - 1)).sum()) / (m * (m - 1))
+
+
+_RANKED: dict[str, tuple[Callable[..., np.ndarray], Callable[..., float]]] = {
+    "spearman": (_unit_ranks, _spearman),
+    "kendall": (lambda values: values, _kendall),
+}
+
+
+# ---------------------------------------------------------------------------------------------- the measures
+
+RSA = register(
+    Measure(
+        name="rsa",
+        family="rsa",
+        kind="similarity",
+        low=-1.0,
+        high=1.0,
+        symmetric=True,
+        invariances=invariant_to("orthogonal", "isotropic_scaling", "translation"),
+        cost="time n^2 (d + d') + n^2 log n, memory n^2 for ranks; pearson, cosine: time n^2 (d + d'), memory n",
+        paper="Kriegeskorte, Mur and Bandettini (2008), Representational similarity analysis",
+        formula="corr(D_ij, D'_ij over i < j), D and D' the dissimilarities between inputs",
+        aliases=("resi: RSA", "rsatoolbox: rdm.compare"),
+        note="The correlation, cosine and mahalanobis RDMs have other invariances than the euclidean.",
+        method=_rsa,
+        self_value=1.0,
+    )
+)
+
+
+def rsa(
+    x: Any,
+    y: Any,
+    *,
+    comparison: str = "spearman",
+    rdm: str = "euclidean",
+    sample: int | None = None,
+    permutations: int = 0,
+    seed: int = 0,
+    jackknife: int = 0,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Similarity:
+    """Correlation of the dissimilarities between all pairs of inputs in both representations.
+
+    Example::
+
+        repsim.rsa(x, y)                                               # x [n, d], y [n, d']; n up to 16 384
+        repsim.rsa(x, y, comparison="pearson", rdm="correlation")      # any n, in O(n) memory
+        repsim.rsa(x, y, comparison="kendall", sample=2000, seed=1)    # of 2 000 inputs
+
+    Parameters
+    ----------
+    x, y: [n, d] and [n, d'] arrays, as for :func:`repsim.cka`; at least 3 inputs.
+    comparison: of the entries above the diagonals of both matrices of dissimilarities. "spearman": correlation of their
+        ranks, ties at their mean. "kendall": tau-a, concordant less discordant over all pairs of entries, so that ties
+        count against it, and x with itself gives less than 1 where it has any. "pearson". "cosine", which does not
+        subtract the means. Ranks take all n (n - 1) / 2 entries, as float64 of both sides, and about seven such
+        vectors while they are sorted: 7 GiB at 16 384 inputs, the most it takes. The other two are summed tile by tile.
+    rdm: "euclidean"; "squared_euclidean"; "correlation" and "cosine", 1 less that of the two rows (over their d
+        features; at least 3 and 2); "mahalanobis", sqrt((a - b)' S^-1 (a - b)) with S the sample covariance (over
+        n - 1) of all rows of that side, which must have full rank: directions below 1e-12 of the variance of the
+        largest, of standardised features, count as missing.
+    sample: so many inputs, drawn without replacement from the seed and the same on both sides, stand for all: these
+        alone are then relabelled, and left out. Their rows are copied. None takes every input.
+    permutations: relabellings of the inputs of y for the null and p. Each costs one comparison; for "pearson" and
+        "cosine" one more traversal.
+    seed: of the sample, the relabellings, and the groups of the jackknife.
+    jackknife: groups of inputs, each left out once for the standard error; 0 leaves it out.
+    threads: as for :func:`repsim.cka`.
+
+    Returns
+    -------
+    Similarity from -1 to 1. Dissimilarities are found in float64: for ranks from the differences of the rows, so that
+    equal ones are tied; for sums from products, with those that would lose digits from the differences.
+
+    Raises
+    ------
+    TypeError, ValueError: as for :func:`repsim.cka`; an unknown comparison or rdm; more inputs than ranks are held of;
+        a sample above n; rows that have no such dissimilarity; dissimilarities that are all equal.
+
+    Papers: Kriegeskorte, Mur and Bandettini (2008); Nili et al. (2014), "A toolbox for representational similarity
+        analysis", for tau-a.
+    """
+    options: dict[str, Any] = {"comparison": comparison, "rdm": rdm}
+    method = _rsa(**options)
+    if sample is not None:
+        x, y = _sampled(x, y, sample, seed, threads)
+        options |= {"sample": sample, "sample_seed": seed}
+    return evaluate(
+        method, x, y, name="rsa", options=options, kind="similarity", permutations=permutations, seed=seed,
+        jackknife=jackknife, threads=threads, progress=progress,
+    )  # fmt: skip
+
+
+def _sampled(x: Any, y: Any, sample: int, seed: int, threads: int | None) -> tuple[Rows, Rows]:
+    """The same inputs of both sides, drawn without replacement, in their order."""
+    whole_number(sample, "sample", function="rsa", least=3)
+    whole_number(seed, "seed", function="rsa", least=0)
+    cpus = thread_count(threads, function="rsa")
+    left, right = as_rows(x, function="rsa", name="x"), as_rows(y, function="rsa", name="y")
+    n = same_inputs(left, right, function="rsa")
+    if sample > n:
+        raise ValueError(f"[rsa] expected sample of at most the {n} inputs, got {sample}")
+    for rows in (left, right):  # by the number of the row among all, which the sample would not tell
+        reductions.column_sums(rows, function="rsa", threads=cpus)
+    chosen = np.sort(np.random.default_rng([seed, n]).choice(n, sample, replace=False))
+    return replace(left, values=left.values[chosen]), replace(right, values=right.values[chosen])
+
+
+def _rsm_norm_difference(rsm: str = "euclidean") -> Method[Dissimilarities]:
+    function = "rsm_norm_difference"
+    _check_choice("rsm", rsm, DISSIMILARITIES, function)
+
+    def between(x: Dissimilarities, y: Dissimilarities, threads: int) -> float:
+        squares = math.fsum(float(((a - b) ** 2).sum()) for a, b in dissimilarity_pairs([x, y], threads=threads))
+        return math.sqrt(2 * squares)  # every pair stands in the matrix twice
+
+    return Method(partial(_side, kind=rsm, function=function), between, Dissimilarities.relabelled)
+
+
+RSM_NORM_DIFFERENCE = register(
+    Measure(
+        name="rsm_norm_difference",
+        family="rsa",
+        kind="distance",
+        low=0.0,
+        high=np.inf,
+        symmetric=True,
+        metric=True,
+        invariances=invariant_to("orthogonal", "translation"),
+        cost="time n^2 (d + d'), memory n",
+        paper="Klabunde, Schumacher, Strohmaier and Lemmerich (2023), Similarity of neural network models",
+        formula="|D - D'|_F, D and D' the matrices [n, n] of distances between inputs",
+        aliases=("resi: RSMNormDifference",),
+        note="The Frobenius norm of the definition; the resi benchmark takes the spectral norm. It grows with n.",
+        method=_rsm_norm_difference,
+        self_value=0.0,
+    )
+)
+
+
+def rsm_norm_difference(
+    x: Any,
+    y: Any,
+    *,
+    rsm: str = "euclidean",
+    permutations: int = 0,
+    seed: int = 0,
+    jackknife: int = 0,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Distance:
+    """Frobenius norm of the difference of the two matrices of distances between inputs.
+
+    Example::
+
+        repsim.rsm_norm_difference(x, y)                     # x [n, d], y [n, d']; 0 for y = x @ orthogonal
+        repsim.rsm_norm_difference(x, y, rsm="cosine")       # between cosine similarities: 1 less them cancels
+
+    Parameters
+    ----------
+    x, y, permutations, seed, jackknife, threads: as for :func:`rsa`; at least 2 inputs.
+    rsm: the kinds of ``rdm`` of :func:`rsa`. The matrices of similarities 1 - D have the same difference.
+
+    Returns
+    -------
+    Distance, at least 0: sqrt(sum_ij (D_ij - D'_ij)^2) over all n^2 entries, summed in float64 tile by tile.
+
+    Raises
+    ------
+    TypeError, ValueError: as for :func:`rsa`, but for dissimilarities that are all equal.
+
+    Paper: Klabunde, Schumacher, Strohmaier and Lemmerich (2023), "Similarity of neural network models: a survey of
+        functional and representational measures".
+    """
+    return RSM_NORM_DIFFERENCE.evaluate(
+        x, y, {"rsm": rsm}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads,
+        progress=progress,
+    )  # fmt: skip

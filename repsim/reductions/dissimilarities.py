@@ -1,0 +1,201 @@
+"""Dissimilarities between all pairs of inputs in float64, tile by tile: the matrix of all of them is never held.
+
+Every kind is a function of the squared Euclidean distance of mapped rows z:
+  euclidean, squared_euclidean    z = x
+  correlation                     z = (x - mean of its features) / |.|,   1 - correlation = |z - z'|^2 / 2
+  cosine                          z = x / |x|,                            1 - cosine = |z - z'|^2 / 2
+  mahalanobis                     z = x W with W W' the inverse of the sample covariance of the rows
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .. import blocks
+from ..arrays import Rows
+from .centre import a_few, column_medians, column_sums, evenly_spaced, squared_norms
+from .distances import blas
+from .products import own_products
+
+KINDS = ("euclidean", "squared_euclidean", "correlation", "cosine", "mahalanobis")
+ROOTS = ("euclidean", "mahalanobis")
+DIRECTIONS = ("correlation", "cosine")
+
+BLOCK_ROWS = 1024  # a tile of float64 is then 8 MiB
+BLOCK_ENTRIES = 2**23  # of the float64 rows of one block: wide rows come in smaller ones
+# A squared distance below this share of |z|^2 + |z'|^2 is taken from the difference of the rows: their product has lost
+# more than five of its sixteen digits there.
+NEAR = 1e-5
+# A row whose features differ by less than this share of their size is constant up to rounding.
+CONSTANT = 1e-13
+# Products of fewer numbers than this are done before other threads have woken.
+SERIAL = 2**22
+
+# Directions whose share of the variance of the standardised features is below this of the largest count as none.
+RANK = 1e-12
+
+
+@dataclass(frozen=True)
+class Dissimilarities:
+    """The symmetric matrix D [n, n] of one side, never held. ``order`` [n]: input i is row ``order[i]``."""
+
+    rows: Rows
+    kind: str
+    middle: np.ndarray | None = None  # [d], subtracted from every row
+    whitening: np.ndarray | None = None  # [d, d]
+    order: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def relabelled(self, order: np.ndarray) -> Dissimilarities:
+        return replace(self, order=order if self.order is None else self.order[order])
+
+    def points(self, inputs: slice | np.ndarray) -> np.ndarray:
+        """The mapped rows z of some inputs, [len, d] float64."""
+        values = self.rows.wide(inputs if self.order is None else self.order[inputs])
+        if self.order is None and isinstance(inputs, slice):
+            self.rows.release(inputs.start, inputs.stop)
+        if self.middle is not None:
+            values -= self.middle
+        if self.whitening is not None:
+            values = values @ self.whitening
+        return directions(values, centred=self.kind == "correlation")[0] if self.kind in DIRECTIONS else values
+
+    def of_squares(self, squared: np.ndarray) -> np.ndarray:
+        """D from the squared distances of z, in place."""
+        if self.kind in ROOTS:
+            return np.sqrt(squared, out=squared)
+        if self.kind in DIRECTIONS:
+            squared /= 2
+        return squared
+
+    def typical(self, threads: int) -> float:
+        """About the middle of D: its median over up to 255 inputs. To subtract it keeps sums of squares small."""
+        few = np.arange(len(self))[evenly_spaced(len(self), blocks.sample_rows(self.rows.depth))]
+        points = self.points(few)
+        return float(np.median(_upper(self.of_squares(_squared(points, points, threads)))))
+
+    def condensed(self) -> np.ndarray:
+        """D_ij of all i < j, [n (n - 1) / 2], as scipy's pdist orders them, every one from the difference of the rows:
+        pairs of equal rows are equally far apart to the last bit. n d + n^2 / 2 float64; cost 1.5 n^2 d flop."""
+        from scipy.spatial.distance import pdist
+
+        return self.of_squares(pdist(self.points(slice(0, len(self))), "sqeuclidean"))
+
+
+def dissimilarities_of(rows: Rows, kind: str, *, function: str, threads: int) -> Dissimilarities:
+    """The dissimilarities of one kind, of rows that have them.
+
+    Raises
+    ------
+    ValueError: a row is not finite (it is named) or beyond the range of squares; a row without a direction (cosine:
+        zero, correlation: constant); a sample covariance that has no inverse (mahalanobis).
+    """
+    sums = column_sums(rows, function=function, threads=threads)
+    if kind in DIRECTIONS:
+        _require_directions(rows, kind, function)
+        return Dissimilarities(rows, kind)
+    if kind == "mahalanobis":
+        return Dissimilarities(rows, kind, sums / len(rows), _whitening(rows, function, threads))
+    middle = column_medians(a_few(rows))
+    squared_norms(rows, middle, function=function, threads=threads)  # none beyond the range of float64
+    return Dissimilarities(rows, kind, middle)
+
+
+def dissimilarity_tiles(
+    sides: list[Dissimilarities], *, threads: int, block_rows: int | None = None
+) -> Iterator[tuple[slice, slice, list[np.ndarray]]]:
+    """D of every side between inputs i and inputs j, [len i, len j], for every pair of blocks with i <= j.
+
+    Where i == j that is a symmetric square with zeros in its diagonal. The arrays may be written on. Memory: two blocks
+    of rows of every side and two tiles. Cost: n^2 d flop of every side.
+    """
+    n, widest = len(sides[0]), max(side.rows.depth for side in sides)
+    step = block_rows or max(64, min(BLOCK_ROWS, BLOCK_ENTRIES // widest))
+    for first in range(0, n, step):
+        i = slice(first, min(first + step, n))
+        left = [side.points(i) for side in sides]
+        for second in range(first, n, step):
+            j = slice(second, min(second + step, n))
+            right = left if i == j else [side.points(j) for side in sides]
+            pairs = zip(sides, left, right, strict=True)
+            yield i, j, [side.of_squares(_squared(a, b, threads)) for side, a, b in pairs]
+
+
+def dissimilarity_pairs(sides: list[Dissimilarities], *, threads: int) -> Iterator[list[np.ndarray]]:
+    """D of every side over the pairs i < j of inputs, some at a time: arrays of one shape, which may be written on."""
+    for i, j, found in dissimilarity_tiles(sides, threads=threads):
+        if i != j:
+            yield found
+        elif i.stop - i.start > 1:
+            yield [_upper(tile) for tile in found]
+
+
+def _upper(tile: np.ndarray) -> np.ndarray:
+    """The entries above the diagonal of a square tile."""
+    return tile[np.triu_indices(len(tile), 1)]
+
+
+def directions(rows: np.ndarray, *, centred: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Float64 rows over their lengths, after subtracting from each the mean of its own features where ``centred``.
+
+    Also which of them [n] have a length that rounding did not make; the others hold NaN.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        rows = rows / np.abs(rows).max(axis=1, keepdims=True)  # squares of any row are then numbers
+        for _ in range(2 if centred else 0):  # the second mean is that of the rounding of the first
+            rows = rows - rows.mean(axis=1, keepdims=True)
+        lengths = np.sqrt((rows * rows).sum(axis=1, keepdims=True))
+        return rows / lengths, (lengths[:, 0] > CONSTANT) & np.isfinite(lengths[:, 0])
+
+
+def _require_directions(rows: Rows, kind: str, function: str) -> None:
+    for start, stop in rows.sweep():
+        fine = directions(rows.wide(slice(start, stop)), centred=kind == "correlation")[1]
+        if not fine.all():
+            what = "non-zero rows" if kind == "cosine" else "rows whose features differ"
+            row = start + int(fine.argmin())
+            raise ValueError(f"[{function}] expected {rows.name} with {what} for the {kind} distance, got row {row}")
+
+
+def _whitening(rows: Rows, function: str, threads: int) -> np.ndarray:
+    n, d = len(rows), rows.depth
+    covariance = own_products(rows, function=function, threads=threads).xy / (n - 1)
+    sd = np.sqrt(np.maximum(np.diag(covariance), 0.0))  # of a constant column rounding may leave -1e-30
+    rank = 0
+    if sd.all():
+        # Of the correlation matrix: the units of the features then do not decide what counts as zero.
+        with blas().limit(limits=threads, user_api="blas"):
+            values, vectors = np.linalg.eigh(covariance / sd / sd[:, None])
+        rank = min(int(np.count_nonzero(values > RANK * values[-1])), n - 1)
+        if rank == d:
+            return vectors / np.sqrt(values) / sd[:, None]
+    raise ValueError(
+        f"[{function}] expected {rows.name} whose sample covariance has an inverse for the mahalanobis distance, got "
+        + (f"rank {rank} of {d} columns from {n} inputs" if rank else "a constant column")
+    )
+
+
+def _squared(a: np.ndarray, b: np.ndarray, threads: int) -> np.ndarray:
+    """Squared distances between the rows of two blocks [len a, len b]; of a block with itself zeros in the diagonal."""
+    sums = np.einsum("ij,ij->i", a, a)[:, None] + np.einsum("ij,ij->i", b, b)
+    with blas().limit(limits=threads if a.size * len(b) > SERIAL else 1, user_api="blas"):
+        squared = a @ b.T
+    squared *= -2
+    squared += sums
+    sums *= NEAR
+    near = squared < sums
+    if a is b:
+        np.fill_diagonal(near, False)
+    some = np.flatnonzero(near.any(axis=1))
+    if len(some):
+        from scipy.spatial.distance import cdist
+
+        squared[some] = cdist(a[some], b, "sqeuclidean")
+    if a is b:
+        np.fill_diagonal(squared, 0.0)
+    return squared
