@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import scipy.optimize
 from test_shapes import STORED, Array, centred, in_float64, related, stored
 
 import repsim
-from repsim.measures import matching
+from repsim.measures.transport import linear_programme, most_transported
 
 SHAPES = pytest.mark.parametrize(
     ("n", "d", "e"),
@@ -117,27 +119,41 @@ def test_soft_matching_is_the_least_transport(n: int, d: int, e: int) -> None:
     assert repsim.soft_matching(x, y) == pytest.approx(transport(x, y), rel=1e-7)
 
 
-@pytest.mark.parametrize(
+WIDTHS = pytest.mark.parametrize(
     ("d", "e"),
     [
         pytest.param(6, 6, id="as many"),
-        pytest.param(3, 12, id="a multiple"),
+        pytest.param(12, 3, id="a multiple"),
+        pytest.param(3, 12, id="a divisor"),
         pytest.param(8, 12, id="a common divisor"),
         pytest.param(7, 9, id="none"),
         pytest.param(1, 5, id="one neuron"),
     ],
 )
-def test_both_ways_to_transport_agree(d: int, e: int) -> None:
-    gain = np.random.default_rng([d, e]).standard_normal((d, e)) * 1e6
-    assert matching._most_transported(gain) == pytest.approx(matching._linear_programme(gain), rel=1e-11)
 
 
-def test_soft_matching_of_many_parts_is_a_linear_programme(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, y = related(30, 7, 9)
-    parts = float(repsim.soft_matching(x, y))
-    monkeypatch.setattr(matching, "_MOST_PARTS", 62)  # 63 are needed
-    monkeypatch.setattr(matching, "best_assignment", None)
-    assert repsim.soft_matching(x, y) == pytest.approx(parts, rel=1e-10)
+@WIDTHS
+def test_assignment_and_linear_programme_agree(d: int, e: int) -> None:
+    x, y = (1e6 * z for z in related(30, d, e))
+    gain = centred(x).T @ centred(y)
+    assert most_transported(gain) == pytest.approx(linear_programme(gain), rel=1e-11)
+    assert repsim.soft_matching(x, y) == pytest.approx(1e6 * transport(x / 1e6, y / 1e6), rel=1e-7)
+
+
+@WIDTHS
+def test_both_solvers_agree(d: int, e: int) -> None:
+    pytest.importorskip("ot")
+    x, y = (1e6 * z for z in related(30, d, e))
+    by_pot = repsim.soft_matching(x, y, solver="pot")
+    assert by_pot == pytest.approx(float(repsim.soft_matching(x, y)), rel=1e-9)
+    assert by_pot.options == {"solver": "pot"}
+
+
+@pytest.mark.parametrize("e", [4, 8], ids=["one width", "twice the width"])
+def test_multiples_of_a_width_are_assigned(e: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("repsim.measures.transport.linear_programme", None)
+    x, y = related(30, 4, e)
+    assert repsim.soft_matching(x, y) == pytest.approx(transport(x, y), rel=1e-7)
 
 
 def test_soft_matching_of_one_width_is_the_permutation_distance() -> None:
@@ -275,9 +291,10 @@ def test_what_maximum_matching_refuses() -> None:
         repsim.maximum_matching(y, y, epsilon=0)
 
 
-def test_a_failed_linear_programme_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_solvers_that_fail_or_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = related(20, 3, 4)
-    monkeypatch.setattr(matching, "_MOST_PARTS", 0)
+    with pytest.raises(ValueError, match=r"^\[soft_matching\] expected solver scipy or pot, got 'simplex'$"):
+        repsim.soft_matching(x, y, solver="simplex")
 
     class Failed:
         status, message = 4, "numerical difficulties"
@@ -285,3 +302,11 @@ def test_a_failed_linear_programme_is_said(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(scipy.optimize, "linprog", lambda *args, **options: Failed())
     with pytest.raises(RuntimeError, match=r"^\[soft_matching\] expected an optimum [^\n]*: numerical difficulties$"):
         repsim.soft_matching(x, y)
+    monkeypatch.setitem(sys.modules, "ot", None)
+    with pytest.raises(ImportError, match=r'^\[soft_matching\] expected POT [^\n]* "repsim-exact\[transport\]"$'):
+        repsim.soft_matching(x, y, solver="pot")
+    pot = types.ModuleType("ot")
+    pot.emd = lambda *args, **options: (None, {"warning": "numItermax reached"})  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "ot", pot)
+    with pytest.raises(RuntimeError, match=r"^\[soft_matching\] expected an optimum from POT, got: numItermax rea"):
+        repsim.soft_matching(x, y, solver="pot")

@@ -10,6 +10,7 @@ import scipy.linalg
 from test_shapes import STORED, Array, centred, in_float64, related, stored
 
 import repsim
+from repsim.arrays import as_rows
 
 SHAPES = pytest.mark.parametrize(
     ("n", "d", "e"),
@@ -198,6 +199,33 @@ def test_spectra_of_stored_rows(how: str, tmp_path: Path) -> None:
     assert repsim.gulp(mine, y) == pytest.approx(np.linalg.norm(hat(exact, 0.01) - hat(y, 0.01)), rel=1e-8)
     assert repsim.bures(mine, y) == pytest.approx(fidelity(gram(exact), gram(y)), abs=1e-6)
     assert repsim.riemannian(mine, y) == pytest.approx(geodesic(exact, y, 0.01), rel=1e-8)
+
+
+TURNED = pytest.mark.parametrize(
+    "name",
+    ["procrustes", "angular_procrustes", "partial_whitening", "aligned_cosine", "gulp", "bures", "riemannian"],
+)
+
+
+@TURNED
+def test_more_features_than_inputs_are_turned_into_their_span(name: str) -> None:
+    """The value is that of rows as wide as they are many, however they were turned to be wider."""
+    x, y = related(12, 12, 5)
+    random = np.random.default_rng(2)
+    wide = x @ np.linalg.qr(random.standard_normal((300, 12)))[0].T
+    expected = float(getattr(repsim, name)(x, y))
+    assert getattr(repsim, name)(wide, y) == pytest.approx(expected, rel=1e-8)
+    assert getattr(repsim, name)(y, wide) == pytest.approx(expected, rel=1e-8)
+    order = np.random.default_rng(0).permutation(12)
+    method = repsim.measures.REGISTRY[name].method
+    assert method is not None
+    left, right, again = (method().prepare(as_rows(z, function="f", name="z"), 1) for z in (y, wide, wide[order]))
+    relabelled = method().between(left, method().relabel(right, order), 1)
+    assert relabelled == pytest.approx(method().between(left, again, 1), rel=1e-9)
+    wide[7, 200] = np.inf
+    message = rf"^\[{name}\] expected y with finite values, got NaN or infinity in row 7$"
+    with pytest.raises(ValueError, match=message):
+        getattr(repsim, name)(x, wide)
 
 
 @pytest.mark.parametrize("name", ["gulp", "bures", "riemannian"])

@@ -180,7 +180,8 @@ def procrustes(
 
     Parameters
     ----------
-    x, y: [n, d] and [n, d'] arrays, as for :func:`repsim.cka`; the narrower is padded with columns of zeros.
+    x, y: [n, d] and [n, d'] arrays, as for :func:`repsim.cka`; the narrower is padded with columns of zeros. One with
+        more features than inputs is turned into the span of its rows first, in float64: n^2 d instead of d^3.
     unit_norm: divide both by their Frobenius norms after centring, so that scale does not count.
     permutations: relabellings of the inputs of y that the null and p are taken from; 0 leaves them out.
     seed: of the relabellings, and of the groups of the jackknife.

@@ -67,7 +67,8 @@ def narrowed(rows: Rows, *, function: str, threads: int, centred: bool = True) -
     values = rows.wide(slice(None))
     if centred:
         values -= sums / len(rows)
-    return Rows(np.ascontiguousarray(np.linalg.qr(values.T, mode="r").T), "float64", rows.name)
+    turned = np.asarray(np.linalg.qr(values.T, mode="r")).T
+    return Rows(np.ascontiguousarray(turned), "float64", rows.name)
 
 
 def cross(x: Side, y: Side, *, function: str, threads: int) -> np.ndarray:

@@ -289,7 +289,7 @@ def bures(
         repsim.bures(x, 2 * x @ orthogonal + 3)                # x [1000, 64]: 1
         repsim.bures(x, y, permutations=200)                   # y [1000, 32]
 
-    Parameters: as for :func:`repsim.eigenspace_overlap`; x and y are centred, and n may be below d.
+    Parameters: as for :func:`repsim.eigenspace_overlap`; x and y are centred, and n may be below d, which costs n^2 d.
 
     Returns
     -------
