@@ -126,7 +126,7 @@ HARD_CORRELATION_MATCH = register(
         high=1.0,
         symmetric=True,
         invariances=invariant_to("permutation", "isotropic_scaling", "translation"),
-        cost="time n d d' + max(d, d')^3, memory d d'",
+        cost="time n (d + d')^2 + max(d, d')^3, memory d^2 + d'^2",
         paper="Li, Yosinski, Clune, Lipson and Hopcroft (2016), Convergent learning: do different neural networks "
         "learn the same representations?",
         formula="max over one-to-one matches m of the mean over j of corr(x_j, y_m(j))",
@@ -147,7 +147,7 @@ SOFT_CORRELATION_MATCH = register(
         high=1.0,
         symmetric=False,
         invariances=invariant_to("permutation", "isotropic_scaling", "translation"),
-        cost="time n d d', memory d d'",
+        cost="time n (d + d')^2, memory d^2 + d'^2",
         paper="Li, Yosinski, Clune, Lipson and Hopcroft (2016), Convergent learning: do different neural networks "
         "learn the same representations?",
         formula="mean over j of max over k of corr(x_j, y_k)",
@@ -168,7 +168,7 @@ SOFT_MATCHING = register(
         symmetric=True,
         metric=True,
         invariances=invariant_to("permutation", "translation"),
-        cost="time n d d' + max(d, d')^3, more where neither width divides the other; memory d d'",
+        cost="time n (d + d')^2 + max(d, d')^3, more where neither width divides the other; memory d^2 + d'^2",
         paper="Khosla and Williams (2024), Soft matching distance: a metric on neural representations that captures "
         "single-neuron tuning",
         formula="sqrt(min of sum_ij P_ij |x_i - y_j|^2 over P >= 0 with rows of sum 1 / d, columns of 1 / d')",

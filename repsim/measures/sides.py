@@ -16,13 +16,11 @@ class Side:
     """Rows X [n, d], and all that is needed of one side alone; measures add to it what they find.
 
     own: X'X [d, d], of the rows about their mean, or about 0 where they are not ``centred``.
-    mean: [d], of the rows as they came.
     order: [n], where the inputs are relabelled.
     """
 
     rows: Rows
     own: np.ndarray
-    mean: np.ndarray
     centred: bool
     order: np.ndarray | None = None
 
@@ -49,7 +47,7 @@ def side_of(rows: Rows, *, function: str, threads: int, centred: bool = True) ->
     """
     found = own_products(rows, function=function, threads=threads)
     own = found.xy if centred else found.xy + len(rows) * np.outer(found.mean_x, found.mean_x)
-    return Side(rows=rows, own=own, mean=found.mean_x, centred=centred)
+    return Side(rows=rows, own=own, centred=centred)
 
 
 def narrowed(rows: Rows, *, function: str, threads: int, centred: bool = True) -> Rows:

@@ -18,8 +18,14 @@ from .similarity import Distance, Similarity
 
 @dataclass(frozen=True, kw_only=True)
 class _Basis(Side):
-    map: np.ndarray  # [d, r], of rows to coordinates along a basis of their span, weighted or not
-    weights: np.ndarray  # [r], of the coordinates, squared: 1 where they are not weighted
+    map: np.ndarray  # [d, r], of rows to coordinates along an orthonormal basis of their span
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Hat(_Basis):
+    """The map is to coordinates times the root of the shrinkage, so that its outer product is the hat matrix."""
+
+    shrinkage: np.ndarray  # [r], eigenvalues of the hat matrix of ridge regression
 
 
 def _between_spans(x: _Basis, y: _Basis, *, function: str, threads: int) -> float:
@@ -36,7 +42,7 @@ def _eigenspace_overlap() -> Method[_Basis]:
         lengths = column_lengths(side, function=function)
         basis, _ = axes(side.own / np.outer(lengths, lengths), len(rows))
         _check_full_rank(rows, basis.shape[1], "", function=function)
-        return _Basis(**vars(side), map=basis / lengths[:, None], weights=np.ones(rows.depth))
+        return _Basis(**vars(side), map=basis / lengths[:, None])
 
     def between(x: _Basis, y: _Basis, threads: int) -> float:
         return _between_spans(x, y, function=function, threads=threads) / max(x.rows.depth, y.rows.depth)
@@ -44,24 +50,25 @@ def _eigenspace_overlap() -> Method[_Basis]:
     return Method(prepare, between, relabelled)
 
 
-def _gulp(ridge: float = 0.01) -> Method[_Basis]:
+def _gulp(ridge: float = 0.01) -> Method[_Hat]:
     function = "gulp"
     ridge = positive_number(ridge, "ridge", function=function, or_zero=True)
 
-    def prepare(rows: Rows, threads: int) -> _Basis:
+    def prepare(rows: Rows, threads: int) -> _Hat:
         side = side_of(narrowed(rows, function=function, threads=threads), function=function, threads=threads)
         check_varies(side, function=function)
         basis, lengths = axes(side.own, len(rows))
         if ridge == 0:
             _check_full_rank(rows, len(lengths), ", or a ridge above 0", function=function)
         variances = lengths**2 / side.squares  # of a representation whose variances sum to 1
-        shrinkage = variances / (variances + ridge)  # the eigenvalues of the hat matrix of ridge regression
-        return _Basis(**vars(side), map=basis * np.sqrt(shrinkage), weights=shrinkage)
+        shrinkage = variances / (variances + ridge)
+        return _Hat(**vars(side), map=basis * np.sqrt(shrinkage), shrinkage=shrinkage)
 
-    def between(x: _Basis, y: _Basis, threads: int) -> float:
+    def between(x: _Hat, y: _Hat, threads: int) -> float:
         shared = _between_spans(x, y, function=function, threads=threads)
         # The squared Frobenius distance of the two hat matrices [n, n]; rounding leaves -1e-16.
-        return float(np.sqrt(max(x.weights @ x.weights + y.weights @ y.weights - 2 * shared, 0.0)))
+        own = x.shrinkage @ x.shrinkage + y.shrinkage @ y.shrinkage
+        return float(np.sqrt(max(own - 2 * shared, 0.0)))
 
     return Method(prepare, between, relabelled)
 
@@ -113,7 +120,7 @@ EIGENSPACE_OVERLAP = register(
         high=1.0,
         symmetric=True,
         invariances=invariant_to("invertible_linear"),
-        cost="time n d d' + d^3, memory d d'",
+        cost="time n (d + d')^2 + d^3 + d'^3, memory d^2 + d'^2",
         paper="May, Zhang, Dao and Re (2019), On the downstream performance of compressed word embeddings",
         formula="|U'V|_F^2 / max(d, d'), U and V orthonormal bases of the columns of X and of Y",
         aliases=("ReSi: eigenspace_overlap_score",),
@@ -134,7 +141,7 @@ GULP = register(
         symmetric=True,
         metric=True,
         invariances=invariant_to("orthogonal", "translation", "isotropic_scaling"),
-        cost="time n d d' + d^3, memory d d'",
+        cost="time n (d + d')^2 + d^3 + d'^3, memory d^2 + d'^2",
         paper="Boix-Adsera, Lawrence, Stepaniants and Rigollet (2022), GULP: a prediction-based metric between "
         "representations",
         formula="|H_x - H_y|_F, H the hat matrix X (X'X + ridge |X|^2 I)^-1 X' of centred X",
@@ -154,7 +161,7 @@ BURES = register(
         high=1.0,
         symmetric=True,
         invariances=invariant_to("orthogonal", "translation", "isotropic_scaling"),
-        cost="time n d d', memory d d'",
+        cost="time n (d + d')^2 + d d' min(d, d'), memory d^2 + d'^2",
         paper="Tang, Maddox, Dickens, Diethe and Damianou (2020), Similarity of neural networks with gradients; "
         "Harvey, Larsen and Williams (2024), Duality of Bures and shape distances",
         formula="tr((K^(1/2) L K^(1/2))^(1/2)) / sqrt(tr K tr L) = |X'Y|_* / (|X| |Y|), K = XX', L = YY', centred",
@@ -174,7 +181,7 @@ RIEMANNIAN = register(
         symmetric=True,
         metric=True,
         invariances=invariant_to("orthogonal", "translation", "isotropic_scaling"),
-        cost="time n d d' + (d + d')^3, memory (d + d')^2",
+        cost="time n (d + d')^2 + (d + d')^3, memory (d + d')^2",
         paper="Shahbazi, Shirali, Aghajan and Nili (2021), Using distance on the Riemannian manifold to compare "
         "representations in brain and in models",
         formula="sqrt(sum of log^2 of the eigenvalues of K^-1 L), K = XX' / |X|^2 + ridge I [n, n], X centred, L of y",
