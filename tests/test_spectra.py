@@ -228,6 +228,14 @@ def test_more_features_than_inputs_are_turned_into_their_span(name: str) -> None
         getattr(repsim, name)(x, wide)
 
 
+@pytest.mark.parametrize("name", [one for one in TURNED.args[1] if one != "aligned_cosine"])
+def test_many_features_far_from_the_origin_lose_nothing(name: str) -> None:
+    random = np.random.default_rng(4)
+    x, y = random.integers(-64, 64, (12, 200)) / 8, random.standard_normal((12, 5))
+    expected = float(getattr(repsim, name)(x, y))
+    assert getattr(repsim, name)(x + 2.0**36, y) == pytest.approx(expected, rel=1e-9)  # the sum is exact
+
+
 @pytest.mark.parametrize("name", ["gulp", "bures", "riemannian"])
 def test_far_from_the_origin_nothing_changes(name: str) -> None:
     x, y = related(80, 5, 4)
