@@ -18,6 +18,7 @@ from .measures.distance_correlation import distance_correlation
 from .measures.intrinsic_dimension import intrinsic_dimension, intrinsic_dimension_difference
 from .measures.kernel_ridge import kernel_ridge
 from .measures.labelled_statistics import modularity, modularity_difference, tolerance, tolerance_difference
+from .measures.matching import hard_correlation_match, maximum_matching, soft_correlation_match, soft_matching
 from .measures.neighbour_ranks import edit_distance_knn, joint_rank_jaccard, lcs_knn, rank_similarity
 from .measures.neighbour_scores import cknna, second_order_cosine
 from .measures.neighbour_sets import cycle_knn, knn_jaccard, mutual_knn, overlap_counts
@@ -26,8 +27,9 @@ from .measures.platonic import platonic_rows
 from .measures.pls import pls
 from .measures.regression import linear_regression, ridge_regression
 from .measures.rsa import rsa, rsm_norm_difference
-from .measures.shapes import procrustes
+from .measures.shapes import aligned_cosine, angular_procrustes, partial_whitening, permutation_procrustes, procrustes
 from .measures.similarity import Distance, Similarity
+from .measures.spectra import bures, eigenspace_overlap, gulp, riemannian
 from .measures.statistics import (
     concentricity,
     concentricity_difference,
@@ -54,7 +56,10 @@ __all__ = [
     "Polynomial",
     "Similarity",
     "Store",
+    "aligned_cosine",
     "angular_cka",
+    "angular_procrustes",
+    "bures",
     "cca_mean",
     "cca_mean_squared",
     "cka",
@@ -66,6 +71,9 @@ __all__ = [
     "cycle_knn",
     "distance_correlation",
     "edit_distance_knn",
+    "eigenspace_overlap",
+    "gulp",
+    "hard_correlation_match",
     "hsic",
     "intrinsic_dimension",
     "intrinsic_dimension_difference",
@@ -76,21 +84,27 @@ __all__ = [
     "linear_regression",
     "magnitude",
     "magnitude_difference",
+    "maximum_matching",
     "measures",
     "modularity",
     "modularity_difference",
     "mutual_knn",
     "nearest",
     "overlap_counts",
+    "partial_whitening",
+    "permutation_procrustes",
     "platonic_rows",
     "pls",
     "procrustes",
     "pwcca",
     "rank_similarity",
     "ridge_regression",
+    "riemannian",
     "rsa",
     "rsm_norm_difference",
     "second_order_cosine",
+    "soft_correlation_match",
+    "soft_matching",
     "streaming",
     "svcca",
     "tolerance",

@@ -1,6 +1,6 @@
 """Sums over all pairs of inputs and nearest neighbours, streamed: the only room that calls the native core."""
 
-from .centre import column_sums, equal_rows, robust_centre
+from .centre import column_sums, equal_rows, robust_centre, squared_norms
 from .dissimilarities import KINDS as DISSIMILARITIES
 from .dissimilarities import Dissimilarities, directions, dissimilarities_of, dissimilarity_pairs, dissimilarity_tiles
 from .distances import median_distance
@@ -60,6 +60,7 @@ __all__ = [
     "robust_centre",
     "second_order_sums",
     "second_order_terms",
+    "squared_norms",
     "third_moments",
     "tiles_flop",
 ]
