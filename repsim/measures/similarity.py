@@ -57,6 +57,12 @@ class Result(float):
         )
         return self
 
+    @classmethod
+    def alone(cls, value: float, measure: str, n: int, options: Mapping[str, Any]) -> Self:
+        """A value of which no level of chance and no standard error was asked for."""
+        unknown = Null(np.nan, np.nan, np.nan)
+        return cls(value, measure, n, options, "float64", unknown, "not asked for", np.nan, "not asked for")
+
     def __setattr__(self, name: str, value: Any) -> NoReturn:
         raise AttributeError(
             f"[{type(self).__name__}] expected no assignment to a result, which is read-only, got {name} = {value!r}"
@@ -123,9 +129,11 @@ class Result(float):
         }
 
     def __repr__(self) -> str:
-        options = ", ".join(f"{name}={value}" for name, value in self.options.items())
+        details = ", ".join(
+            [f"n={self.n}", *(f"{name}={value}" for name, value in self.options.items()), self.precision]
+        )
         p = f"p {self.p:.2g}" if not self.p < 1e-15 else "p < 1e-15"
-        return f"{self.measure} {self.value:.6g}  (z {self.z:.3g}, {p}; n={self.n}, {options}, {self.precision})"
+        return f"{self.measure} {self.value:.6g}  (z {self.z:.3g}, {p}; {details})"
 
 
 class Similarity(Result):

@@ -1,5 +1,6 @@
 """Sums over all pairs of inputs and nearest neighbours, streamed: the only room that calls the native core."""
 
+from .centre import not_finite
 from .distances import median_distance
 from .feature_space import feature_space_flop, feature_sums, tiles_flop
 from .graphs import (
@@ -42,6 +43,7 @@ __all__ = [
     "masked_hsic",
     "median_distance",
     "nearest",
+    "not_finite",
     "own_products",
     "second_order_sums",
     "second_order_terms",
