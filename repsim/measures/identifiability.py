@@ -60,8 +60,8 @@ def d_llv(x: Any, y: Any, *, weight: float = 1e-5, sets: int = 100, seed: int = 
     x, y: pairs (embeddings [n, M], unembeddings [K, M]) with K at least M + 2 and n at least M + 1; arrays as for
         :func:`repsim.cka`.
     weight: of t3 and t4 (lambda).
-    sets: random sets of M + 1 inputs, of which the one with the smallest t2 is taken; sets in which two inputs have
-        proportional likelihoods are passed over.
+    sets: random sets of M + 1 inputs, of which the one with the smallest t2 is taken; sets whose pivot has the
+        same p(y|x) as another of their inputs are passed over.
     seed: of the sets.
 
     Returns
