@@ -12,9 +12,18 @@ from __future__ import annotations
 from . import measures, streaming
 from .compare import Comparison, compare
 from .kernels import RBF, Cosine, Kernel, LaplacianL1, LaplacianL2, Linear, Polynomial
+from .measures.attention import (
+    attention_cka,
+    attention_frobenius,
+    attention_jensen_shannon,
+    attention_pearson,
+    attention_rows,
+    word_attention,
+)
 from .measures.cca import cca_mean, cca_mean_squared, pwcca, svcca
 from .measures.cka import angular_cka, cka, hsic
 from .measures.distance_correlation import distance_correlation
+from .measures.identifiability import d_fg, d_llv, d_svd, kl_divergence, logit_distance, mcca
 from .measures.intrinsic_dimension import intrinsic_dimension, intrinsic_dimension_difference
 from .measures.kernel_ridge import kernel_ridge
 from .measures.labelled_statistics import modularity, modularity_difference, tolerance, tolerance_difference
@@ -23,6 +32,7 @@ from .measures.neighbour_ranks import edit_distance_knn, joint_rank_jaccard, lcs
 from .measures.neighbour_scores import cknna, second_order_cosine
 from .measures.neighbour_sets import cycle_knn, knn_jaccard, mutual_knn, overlap_counts
 from .measures.neighbours import Neighbours, nearest
+from .measures.neurons import NeuronRanking, linreg, localization_score, maxcorr, mincorr, rank_neurons
 from .measures.platonic import platonic_rows
 from .measures.pls import pls
 from .measures.regression import linear_regression, ridge_regression
@@ -53,12 +63,18 @@ __all__ = [
     "LaplacianL2",
     "Linear",
     "Neighbours",
+    "NeuronRanking",
     "Polynomial",
     "Similarity",
     "Store",
     "aligned_cosine",
     "angular_cka",
     "angular_procrustes",
+    "attention_cka",
+    "attention_frobenius",
+    "attention_jensen_shannon",
+    "attention_pearson",
+    "attention_rows",
     "bures",
     "cca_mean",
     "cca_mean_squared",
@@ -69,6 +85,9 @@ __all__ = [
     "concentricity",
     "concentricity_difference",
     "cycle_knn",
+    "d_fg",
+    "d_llv",
+    "d_svd",
     "distance_correlation",
     "edit_distance_knn",
     "eigenspace_overlap",
@@ -79,13 +98,20 @@ __all__ = [
     "intrinsic_dimension_difference",
     "joint_rank_jaccard",
     "kernel_ridge",
+    "kl_divergence",
     "knn_jaccard",
     "lcs_knn",
     "linear_regression",
+    "linreg",
+    "localization_score",
+    "logit_distance",
     "magnitude",
     "magnitude_difference",
+    "maxcorr",
     "maximum_matching",
+    "mcca",
     "measures",
+    "mincorr",
     "modularity",
     "modularity_difference",
     "mutual_knn",
@@ -97,6 +123,7 @@ __all__ = [
     "pls",
     "procrustes",
     "pwcca",
+    "rank_neurons",
     "rank_similarity",
     "ridge_regression",
     "riemannian",
@@ -111,4 +138,5 @@ __all__ = [
     "tolerance_difference",
     "uniformity",
     "uniformity_difference",
+    "word_attention",
 ]

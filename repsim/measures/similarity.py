@@ -57,6 +57,12 @@ class Result(float):
         )
         return self
 
+    @classmethod
+    def alone(cls, value: float, measure: str, n: int, options: Mapping[str, Any]) -> Self:
+        """A value of which no level of chance and no standard error was asked for."""
+        unknown = Null(np.nan, np.nan, np.nan)
+        return cls(value, measure, n, options, "float64", unknown, "not asked for", np.nan, "not asked for")
+
     def __setattr__(self, name: str, value: Any) -> NoReturn:
         raise AttributeError(
             f"[{type(self).__name__}] expected no assignment to a result, which is read-only, got {name} = {value!r}"

@@ -1,6 +1,6 @@
 """Sums over all pairs of inputs and nearest neighbours, streamed: the only room that calls the native core."""
 
-from .centre import column_sums, equal_rows, robust_centre, squared_norms
+from .centre import column_sums, equal_rows, not_finite, robust_centre, squared_norms
 from .dissimilarities import KINDS as DISSIMILARITIES
 from .dissimilarities import Dissimilarities, directions, dissimilarities_of, dissimilarity_pairs, dissimilarity_tiles
 from .distances import median_distance
@@ -55,6 +55,7 @@ __all__ = [
     "masked_hsic",
     "median_distance",
     "nearest",
+    "not_finite",
     "own_products",
     "pooled",
     "robust_centre",
