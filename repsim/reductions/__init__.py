@@ -1,5 +1,6 @@
 """Sums over all pairs of inputs and nearest neighbours, streamed: the only room that calls the native core."""
 
+from .centre import column_sums, not_finite
 from .distances import median_distance
 from .feature_space import feature_space_flop, feature_sums, tiles_flop
 from .graphs import (
@@ -29,6 +30,7 @@ __all__ = [
     "RowTerms",
     "ThirdMoments",
     "WeightedLists",
+    "column_sums",
     "cross_products",
     "feature_row_terms",
     "feature_space_flop",
@@ -42,6 +44,7 @@ __all__ = [
     "masked_hsic",
     "median_distance",
     "nearest",
+    "not_finite",
     "own_products",
     "second_order_sums",
     "second_order_terms",
