@@ -111,7 +111,7 @@ def test_rtd_sees_a_loop_that_is_cut() -> None:
     circle = np.stack([np.cos(turns), np.sin(turns)], axis=1)
     wobbly = circle + 0.01 * np.random.default_rng(0).standard_normal(circle.shape)
     line = turns[:, None].copy()
-    assert repsim.rtd(circle, line) > 20 * repsim.rtd(circle, wobbly)
+    assert repsim.rtd(circle, line) > 5 * repsim.rtd(circle, wobbly)
 
 
 def test_rtd_is_a_mean_over_batches() -> None:
@@ -218,7 +218,7 @@ def odd_first(times: Array) -> Array:
 
 
 def test_probes_come_near_the_exact_traces() -> None:
-    x, y = pair(600, 4)
+    x, y = pair(600, 1)[0], pair(600, 8)[0]
     exact = repsim.imd(x, y, spectrum="exact")
     errors = {}
     for probes in (4, 400):
