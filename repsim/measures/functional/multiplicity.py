@@ -102,8 +102,7 @@ def ambiguity(baseline: Any, models: Sequence[Any]) -> Distance:
     Paper: Marx, Calmon and Ustun (2020), "Predictive multiplicity in classification".
     """
     conflicts = _conflicts(baseline, models, function="ambiguity")
-    found = conflicts.any(axis=0)
-    n = len(found)
+    found, n = conflicts.any(axis=0), conflicts.shape[1]
     error = float(found.std(ddof=1) / np.sqrt(n))
     return result_of(AMBIGUITY, float(found.mean()), n, {"models": len(conflicts)}, error=error)
 

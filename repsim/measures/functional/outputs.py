@@ -23,7 +23,10 @@ _SUM_TOLERANCE = {"float16": 1e-2, "bfloat16": 1e-2, "float32": 1e-4, "float64":
 class Blocks(Protocol):
     """Vectors of n inputs, some at a time."""
 
-    rows: Rows
+    @property
+    def rows(self) -> Rows:
+        """Where they come from."""
+        ...  # pragma: no cover
 
     def block(self, which: slice | np.ndarray) -> np.ndarray:
         """Of the chosen inputs, in float64."""
