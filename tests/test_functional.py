@@ -411,6 +411,18 @@ def test_ambiguity_and_discrepancy() -> None:
     assert repsim.discrepancy(many[0], many[1:]) == pytest.approx(max(row.mean() for row in differ), rel=1e-15)
 
 
+def test_standard_error_of_tied_models() -> None:
+    """Without an input the largest count is less only if no model that has it is spared."""
+    base = np.zeros(8, int)
+    first, second = np.array([1, 1, 1, 0, 0, 0, 0, 0]), np.array([0, 1, 1, 1, 0, 0, 0, 0])
+    without = []
+    for i in range(8):
+        kept = np.arange(8) != i
+        without.append(max(first[kept].mean(), second[kept].mean()))
+    expected = math.sqrt(7 * np.var(without))
+    assert repsim.discrepancy(base, [first, second]).standard_error == pytest.approx(expected, rel=1e-12)
+
+
 def entropy(p: float) -> float:
     return -p * math.log2(p) - (1 - p) * math.log2(1 - p)
 
