@@ -9,41 +9,62 @@ repsim.compare({"layer1": x1, "layer2": x2}, {"layer1": y1})
 
 from __future__ import annotations
 
-from . import (measures, streaming)
-from .compare import (Comparison, compare)
-from .kernels import (Cosine, Kernel, LaplacianL1, LaplacianL2, Linear, Polynomial, RBF)
-from .measures.attention import (attention_cka, attention_frobenius, attention_jensen_shannon, attention_pearson, attention_rows, word_attention)
-from .measures.cca import (cca_mean, cca_mean_squared, pwcca, svcca)
-from .measures.cka import (angular_cka, cka, hsic)
-from .measures.distance_correlation import (distance_correlation)
-from .measures.functional.classes import (accuracy_difference, cohens_kappa, disagreement, error_corrected_disagreement, min_max_normalized_disagreement)
-from .measures.functional.multiplicity import (ambiguity, discrepancy, rashomon_capacities, rashomon_capacity)
-from .measures.functional.soft import (jensen_shannon_divergence, prediction_difference, saliency_cosine, surrogate_churn)
-from .measures.identifiability import (d_fg, d_llv, d_svd, kl_divergence, logit_distance, mcca)
-from .measures.intrinsic_dimension import (intrinsic_dimension, intrinsic_dimension_difference)
-from .measures.kernel_ridge import (kernel_ridge)
-from .measures.labelled_statistics import (modularity, modularity_difference, tolerance, tolerance_difference)
-from .measures.matching import (hard_correlation_match, maximum_matching, soft_correlation_match, soft_matching)
-from .measures.neighbour_ranks import (edit_distance_knn, joint_rank_jaccard, lcs_knn, rank_similarity)
-from .measures.neighbour_scores import (cknna, second_order_cosine)
-from .measures.neighbour_sets import (cycle_knn, knn_jaccard, mutual_knn, overlap_counts)
-from .measures.neighbours import (Neighbours, nearest)
-from .measures.neurons import (NeuronRanking, linreg, localization_score, maxcorr, mincorr, rank_neurons)
-from .measures.platonic import (platonic_rows)
-from .measures.pls import (pls)
-from .measures.regression import (linear_regression, ridge_regression)
-from .measures.rsa import (rsa, rsm_norm_difference)
-from .measures.shapes import (aligned_cosine, angular_procrustes, partial_whitening, permutation_procrustes, procrustes)
-from .measures.similarity import (Distance, Similarity)
-from .measures.spectra import (bures, eigenspace_overlap, gulp, riemannian)
-from .measures.statistics import (concentricity, concentricity_difference, magnitude, magnitude_difference, uniformity, uniformity_difference)
-from .measures.topology import (imd, rtd)
-from .native import (cmake_dir)
-from .store import (Store)
+from . import measures, streaming
+from .compare import Comparison, compare
+from .kernels import RBF, Cosine, Kernel, LaplacianL1, LaplacianL2, Linear, Polynomial
+from .measures.attention import (
+    attention_cka,
+    attention_frobenius,
+    attention_jensen_shannon,
+    attention_pearson,
+    attention_rows,
+    word_attention,
+)
+from .measures.cca import cca_mean, cca_mean_squared, pwcca, svcca
+from .measures.cka import angular_cka, cka, hsic
+from .measures.distance_correlation import distance_correlation
+from .measures.functional.classes import (
+    accuracy_difference,
+    cohens_kappa,
+    disagreement,
+    error_corrected_disagreement,
+    min_max_normalized_disagreement,
+)
+from .measures.functional.multiplicity import ambiguity, discrepancy, rashomon_capacities, rashomon_capacity
+from .measures.functional.soft import jensen_shannon_divergence, prediction_difference, saliency_cosine, surrogate_churn
+from .measures.identifiability import d_fg, d_llv, d_svd, kl_divergence, logit_distance, mcca
+from .measures.intrinsic_dimension import intrinsic_dimension, intrinsic_dimension_difference
+from .measures.kernel_ridge import kernel_ridge
+from .measures.labelled_statistics import modularity, modularity_difference, tolerance, tolerance_difference
+from .measures.matching import hard_correlation_match, maximum_matching, soft_correlation_match, soft_matching
+from .measures.neighbour_ranks import edit_distance_knn, joint_rank_jaccard, lcs_knn, rank_similarity
+from .measures.neighbour_scores import cknna, second_order_cosine
+from .measures.neighbour_sets import cycle_knn, knn_jaccard, mutual_knn, overlap_counts
+from .measures.neighbours import Neighbours, nearest
+from .measures.neurons import NeuronRanking, linreg, localization_score, maxcorr, mincorr, rank_neurons
+from .measures.platonic import platonic_rows
+from .measures.pls import pls
+from .measures.regression import linear_regression, ridge_regression
+from .measures.rsa import rsa, rsm_norm_difference
+from .measures.shapes import aligned_cosine, angular_procrustes, partial_whitening, permutation_procrustes, procrustes
+from .measures.similarity import Distance, Similarity
+from .measures.spectra import bures, eigenspace_overlap, gulp, riemannian
+from .measures.statistics import (
+    concentricity,
+    concentricity_difference,
+    magnitude,
+    magnitude_difference,
+    uniformity,
+    uniformity_difference,
+)
+from .measures.topology import imd, rtd
+from .native import cmake_dir
+from .store import Store
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "RBF",
     "Comparison",
     "Cosine",
     "Distance",
@@ -54,7 +75,6 @@ __all__ = [
     "Neighbours",
     "NeuronRanking",
     "Polynomial",
-    "RBF",
     "Similarity",
     "Store",
     "accuracy_difference",

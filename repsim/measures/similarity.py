@@ -134,8 +134,6 @@ class Result(float):
         )
         p = f"p {self.p:.2g}" if not self.p < 1e-15 else "p < 1e-15"
         return f"{self.measure} {self.value:.6g}  (z {self.z:.3g}, {p}; {details})"
-        options = "".join(f"{name}={value}, " for name, value in self.options.items())
-        return f"{self.measure} {self.value:.6g}  (z {self.z:.3g}, {p}; n={self.n}, {options}{self.precision})"
 
 
 class Similarity(Result):
