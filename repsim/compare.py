@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import html
+import io
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 from .arguments import Progress, memory_budget, thread_count
 from .arrays import DTYPES, Rows, as_rows, same_inputs
+from .comparison_page import page
 from .measures import cka, neighbour_ranks, neighbour_scores, neighbour_sets, neighbours
 from .measures.neighbours import Neighbours
 from .measures.similarity import Grid
@@ -96,6 +101,20 @@ class Comparison:
             for i, layer_a in enumerate(self.layers_a)
             for j, layer_b in enumerate(self.layers_b)
         ]
+
+    def to_html(self, path: str | Path) -> None:
+        """Write one self-contained page: per measure a table of all layers with coloured cells, light or dark."""
+        titles = {measure: _title(measure, grid) for measure, grid in self.grids.items()}
+        _write(Path(path), page(self.layers_a, self.layers_b, self.grids, titles))
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write the `rows` as CSV; an option that a measure does not have is an empty field."""
+        rows = self.rows()
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        _write(Path(path), text.getvalue())
 
     def heatmap(self, measure: str | None = None) -> Any:
         """The grid of one measure, the first where none is named, as a matplotlib figure."""
@@ -234,6 +253,16 @@ def _layers(side: Any, name: str) -> dict[str, Rows]:
     if not layers:
         raise ValueError(f"[compare] expected {name} with at least one layer, got none")
     return layers
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file that is whole whenever it is under its name."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _shown(layers: Sequence[str]) -> list[tuple[int | None, str]]:
