@@ -89,7 +89,7 @@ def test_images_from_two_models(models, capsys):
     assert main([*words, *options.split()]) == 0
     assert main(["extract", models["resnet"], "photos", "-o", "resnet.store"]) == 0
     out = capsys.readouterr().out
-    assert "vit.store: 7 rows of 4 layers, float16\nvit.safetensors: attention maps of 7 inputs\n" in out
+    assert "vit.store: 7 rows of 3 layers, float16\nvit.safetensors: attention maps of 7 inputs\n" in out
     assert Store.open("vit.store").dtype("final") == "float16"
     assert main(["compare", "vit.store", "resnet.store", "--layers", "hidden.[12]", "--measures", "cka"]) == 0
     out = capsys.readouterr().out

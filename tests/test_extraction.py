@@ -111,9 +111,10 @@ def test_text_in_padded_batches_is_text_alone(text_models, lines, tmp_path, name
     checkpoint = load_checkpoint(str(text_models[name]), "text")
     store = extract_layers(checkpoint, load_inputs(lines), tmp_path / "s", pool=pool, batch_size=3)
     expected = by_hand(text_models[name], name, pool)
-    assert store.layers == ("hidden.0", "hidden.1", "hidden.2")
+    first = 1 if pool == "cls" else 0
+    assert store.layers == ("hidden.0", "hidden.1", "hidden.2")[first:]
     assert len(store) == (sum(len(text.split()) for text in TEXTS) if pool == "word" else len(TEXTS))
-    for layer, rows in zip(store.layers, expected, strict=True):
+    for layer, rows in zip(store.layers, expected[first:], strict=True):
         np.testing.assert_allclose(store[layer], rows, atol=2e-5)
     spread = [np.abs(rows - rows[0]).max() for rows in expected[1:]]
     assert min(spread) > 0.01  # not all rows the same, which would agree whatever is pooled
@@ -195,7 +196,7 @@ def test_the_side_of_a_model_of_images_and_text(folder, lines, photos, tmp_path)
         hidden = model.text_model(input_ids=ids, output_hidden_states=True).hidden_states
     np.testing.assert_allclose(store["hidden.1"][1], hidden[1][0].mean(0), atol=1e-5)
     images = extract_layers(load_checkpoint(str(path), "images"), load_inputs(photos[0]), tmp_path / "i", pool="cls")
-    assert images["hidden.2"].shape == (7, 16) and len(images.layers) >= 3
+    assert images["hidden.2"].shape == (7, 16) and images.layers[:2] == ("hidden.1", "hidden.2")
 
 
 # ---------------------------------------------------------------------------------------------- images
@@ -214,10 +215,18 @@ def test_vision_transformer(image_models, photos, tmp_path, pool):
     with torch.no_grad():
         hidden = list(model(pixels_of(photos[1]), output_hidden_states=True).hidden_states)
         hidden.append(model.vit(pixels_of(photos[1])).last_hidden_state)  # behind the last norm
-    assert store.layers == ("hidden.0", "hidden.1", "hidden.2", "final")
-    for layer, state in zip(store.layers, hidden, strict=True):
+    every = ("hidden.0", "hidden.1", "hidden.2", "final")
+    first = 1 if pool == "cls" else 0
+    assert store.layers == every[first:]
+    for layer, state in zip(every[first:], hidden[first:], strict=True):
         expected = state[:, 0] if pool == "cls" else state.mean(1)
         np.testing.assert_allclose(store[layer], expected, atol=2e-5)
+
+
+def test_a_class_token_before_the_first_layer_is_kept_where_it_is_asked_for(image_models, photos, tmp_path):
+    checkpoint = load_checkpoint(str(image_models["vit"]), "images")
+    store = extract_layers(checkpoint, load_inputs(photos[0]), tmp_path / "s", pool="cls", layers=["hidden.0"])
+    assert store.layers == ("hidden.0",) and (store["hidden.0"] == store["hidden.0"][0]).all()
 
 
 @pytest.mark.parametrize("pool", ["mean", "flatten"])
@@ -460,7 +469,7 @@ def test_inputs_of_the_other_kind_and_pools_of_images(image_models, lines, photo
     with pytest.raises(ValueError, match=r"^\[extract\] expected max_tokens only with text, got 4$"):
         extract_layers(checkpoint, load_inputs(photos[0]), tmp_path / "s", max_tokens=4)
     with pytest.raises(
-        ValueError, match=r"^\[extract\] layer 'hidden.0': expected tokens \[n, t, c\] for pool 'cls', got"
+        ValueError, match=r"^\[extract\] layer 'hidden.1': expected tokens \[n, t, c\] for pool 'cls', got"
     ):
         extract_layers(checkpoint, load_inputs(photos[0]), tmp_path / "t", pool="cls")
 

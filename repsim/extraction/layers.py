@@ -51,7 +51,7 @@ def extract_layers(
     Example::
 
         store = extract_layers(checkpoint, load_inputs("photos"), "vit.store", pool="cls")
-        store["hidden.0"], store["hidden.12"], store["final"]       # [n, 768] each
+        store["hidden.1"], store["hidden.12"], store["final"]       # [n, 768] each
 
     Parameters
     ----------
@@ -59,8 +59,8 @@ def extract_layers(
     path: folder of the store. One that is there must be of the same weights, data, layers, pool, dtype, precision,
         device and library versions.
     layers: names, or patterns with ``*``; by default "hidden.0" (the embeddings) to "hidden.L", as the model returns
-        them, and "final", its last hidden state, where a last norm makes that another one. Any other name is that of a
-        module.
+        them, and "final", its last hidden state, where a last norm makes that another one; with pool "cls" without
+        "hidden.0", in which the first token is the same for all inputs. Any other name is that of a module.
     pool: of images "mean" (over positions, or all tokens), "cls", "last", "flatten"; of text "mean", "last", "cls" and
         "word", see `pool_tokens`. With "word" the rows are the words of all texts and the sample ids number them.
     batch_size: inputs per forward pass.
@@ -79,13 +79,12 @@ def extract_layers(
     """
     _check(checkpoint, inputs, pool, batch_size, dtype, max_tokens)
     with evaluation(checkpoint.model):
-        chosen = choose_layers(
-            checkpoint, layers, states(checkpoint, arguments_of(checkpoint, inputs, 0, 1, max_tokens))
-        )
+        probe = states(checkpoint, arguments_of(checkpoint, inputs, 0, 1, max_tokens))
+        chosen = choose_layers(checkpoint, layers, pool, probe)
     extraction = {
         **basis(checkpoint, inputs, max_tokens),
-        "layers": chosen,
         "pool": pool,
+        "layers": chosen,
         "dtype": dtype,
     }
     starts = _row_starts(inputs, pool)
@@ -162,11 +161,13 @@ def _states_in(output: Any) -> dict[str, torch.Tensor]:
     return found if last is None else {**found, FINAL: last}
 
 
-def choose_layers(checkpoint: Checkpoint, asked: Sequence[str] | None, probe: Mapping[str, torch.Tensor]) -> list[str]:
+def choose_layers(
+    checkpoint: Checkpoint, asked: Sequence[str] | None, pool: str, probe: Mapping[str, torch.Tensor]
+) -> list[str]:
     """The names of the layers to extract.
 
-    Parameters: ``checkpoint``; ``asked``, names and patterns, None for every layer; ``probe``, what `states` gives for
-        one input. Raises: ValueError for a name that fits no layer, with those that are close.
+    Parameters: ``checkpoint``; ``asked``, names and patterns, None for every layer that makes sense with ``pool``;
+        ``probe``, what `states` gives for one input. Raises: ValueError for a name that fits no layer.
     """
     hidden = [name for name in probe if name.startswith(HIDDEN)]
     if asked is None:
@@ -180,7 +181,9 @@ def choose_layers(checkpoint: Checkpoint, asked: Sequence[str] | None, probe: Ma
         # Of most language models the last hidden state is the last layer's; vision models often have a norm between.
         last, final = probe[hidden[-1]], probe.get(FINAL)
         twice = final is None or (final.shape == last.shape and torch.equal(final, last))
-        return hidden if twice else [*hidden, FINAL]
+        # Before the first layer a class token has seen nothing of its input: a row that is the same for all of them.
+        kept = hidden[1:] if pool == "cls" else hidden
+        return kept if twice else [*kept, FINAL]
     known = list(dict.fromkeys([*probe, *(name for name, _ in checkpoint.model.named_modules() if name)]))
     chosen: list[str] = []
     for name in asked:
