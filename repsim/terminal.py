@@ -7,6 +7,7 @@ import difflib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from repsim.records import RunError
@@ -42,6 +43,12 @@ def count(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
     return int(text)
+
+
+def require_folder(path: Path) -> None:
+    """Refuse a file to be written where there is no folder for it, before any work. Raises: RunError."""
+    if not path.resolve().parent.is_dir():
+        raise RunError(f"{path} cannot be written: there is no folder {path.resolve().parent}")
 
 
 def status_of(action: Callable[[], int], *, refusals: tuple[type[Exception], ...] = ()) -> int:

@@ -293,6 +293,10 @@ def test_help_and_version(capsys):
         ("extract {bert} texts.txt -o s --batch-size 0", "argument --batch-size: expected a whole number of at least"),
         ("extract {bert} texts.txt -o s --max-token 3", "unknown flag --max-token; did you mean --max-tokens?"),
         ("extract {bert} texts.txt -o s --device no", "[extract] expected a device that torch can use, got 'no': "),
+        (
+            "extract {bert} texts.txt -o s --attention no/a.safetensors",
+            "no/a.safetensors cannot be written: there is no",
+        ),
         ("extract {bert} texts.txt -o .", "[Store.create] expected path to be new or empty, got . with files in it"),
         ("extract {bert} texts.txt -o texts.txt/s", "Not a directory (texts.txt/s"),
     ],

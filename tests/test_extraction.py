@@ -268,6 +268,12 @@ def test_half_precision_on_disk_and_in_the_model(text_models, lines, tmp_path, d
     assert 0 < error[0] < 0.02 and 0 < error[1] < 0.2
 
 
+def test_a_narrow_model_keeps_what_must_be_wide(text_models):
+    model = load_checkpoint(str(text_models["llama"]), "text", precision="bfloat16").model
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert {buffer.dtype for name, buffer in model.named_buffers() if "inv_freq" in name} == {torch.float32}
+
+
 def test_what_a_store_says_of_itself(text_models, lines, tmp_path):
     checkpoint = load_checkpoint(str(text_models["bert"]), "text")
     metadata = extract_layers(checkpoint, load_inputs(lines), tmp_path / "s").metadata

@@ -9,8 +9,7 @@ from pathlib import Path
 from repsim.cli.sides import open_side, require_same_inputs
 from repsim.compare import MEASURES
 from repsim.compare import compare as compare_layers
-from repsim.records import RunError
-from repsim.terminal import DONE, Bar, Parser, count
+from repsim.terminal import DONE, Bar, Parser, count, require_folder
 
 
 def compare(words: Sequence[str]) -> int:
@@ -20,8 +19,8 @@ def compare(words: Sequence[str]) -> int:
     """
     values = _parser().parse(words)
     for path in (values["html"], values["csv"]):
-        if path is not None and not path.resolve().parent.is_dir():
-            raise RunError(f"{path} cannot be written: there is no folder {path.resolve().parent}")
+        if path is not None:
+            require_folder(path)
     layers = values["layers"]
     a, b = open_side(values["a"], "a"), open_side(values["b"], "b")
     require_same_inputs(a, b, layers)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from repsim.layout import MANIFEST
 from repsim.store import Store
-from repsim.terminal import DONE, INTERRUPTED, Bar, Parser, count
+from repsim.terminal import DONE, INTERRUPTED, Bar, Parser, count, require_folder
 
 
 def extract(words: Sequence[str]) -> int:
@@ -19,6 +19,9 @@ def extract(words: Sequence[str]) -> int:
     """
     values = _parser().parse(words)
     path: Path = values["store"]
+    attention: Path | None = values["attention"]
+    if attention is not None:
+        require_folder(attention)
     import torch
     import transformers
 
@@ -29,7 +32,6 @@ def extract(words: Sequence[str]) -> int:
     if values["threads"] is not None:
         torch.set_num_threads(values["threads"])
     inputs = load_inputs(values["data"], column=values["column"])
-    attention: Path | None = values["attention"]
     checkpoint = load_checkpoint(
         values["model"],
         inputs.kind,

@@ -99,23 +99,24 @@ def load_checkpoint(
         if kind != "images" or attention or revision:
             what = "a model of text" if kind != "images" else "attention maps" if attention else "a revision"
             raise ValueError(f"[extract] expected a model of transformers for {what}, got {name}")
-        checkpoint = _from_timm(name)
+        checkpoint = _from_timm(name, precision)
     else:
-        checkpoint = _from_transformers(name, kind, revision, attention)
+        checkpoint = _from_transformers(name, kind, revision, precision, attention)
     try:
         place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-        checkpoint.model.to(device=place, dtype=getattr(torch, precision)).eval()
+        checkpoint.model.to(device=place).eval()
     except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
         raise ValueError(f"[extract] expected a device that torch can use, got {device!r}: {_line(error)}") from None
     return checkpoint
 
 
-def _from_transformers(name: str, kind: str, revision: str | None, attention: bool) -> Checkpoint:
+def _from_transformers(name: str, kind: str, revision: str | None, precision: str, attention: bool) -> Checkpoint:
     import transformers
 
     newer = int(transformers.__version__.split(".")[0]) >= 5
     which: dict[str, Any] = {} if revision is None else {"revision": revision}
-    options: dict[str, Any] = {**which, "dtype" if newer else "torch_dtype": torch.float32}
+    # Not by model.to, which would round what a model keeps wider than its weights, such as rotary frequencies.
+    options: dict[str, Any] = {**which, "dtype" if newer else "torch_dtype": getattr(torch, precision)}
     if attention:
         options["attn_implementation"] = "eager"
     try:
@@ -166,7 +167,7 @@ def _side(model: Any, kind: str) -> Any:
     return model.get_encoder() if getattr(model.config, "is_encoder_decoder", False) else model
 
 
-def _from_timm(name: str) -> Checkpoint:
+def _from_timm(name: str, precision: str) -> Checkpoint:
     try:
         import timm
         from timm.data import resolve_model_data_config
@@ -176,7 +177,7 @@ def _from_timm(name: str) -> Checkpoint:
             'pip install "repsim-exact[timm]", with a torchvision that fits the torch'
         ) from None
     try:
-        model = timm.create_model(name.removeprefix(TIMM), pretrained=True)
+        model = timm.create_model(name.removeprefix(TIMM), pretrained=True).to(dtype=getattr(torch, precision))
     except _LOADING as error:
         raise ValueError(f"[extract] expected a model that timm can load, got {name}: {_line(error)}") from None
     if getattr(model, "output_fmt", "NCHW") not in ("NCHW", "NLC"):
