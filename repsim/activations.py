@@ -158,7 +158,7 @@ def record(
     Returns:
         The finished store, open for reading.
     Raises:
-        ValueError: another description or other ids than in the store.
+        ValueError: another description or other ids than in the store, or fewer rows than ids.
         StoreInUseError: another process is writing to the store.
     """
     with _open_or_create(Path(path), {**(noted or {}), **described}) as store:
@@ -172,6 +172,8 @@ def record(
                 done += count
                 if progress is not None:
                     progress(done, len(ids))
+        if done != len(ids):
+            raise ValueError(f"[extract] expected rows of {len(ids)} ids, got {done}")
         return store.finish()
 
 
