@@ -9,8 +9,9 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ from repsim.store import Store
 
 POOLS = ("mean", "flatten", "cls", "last")
 DTYPES = ("float16", "bfloat16", "float32", "float64")
+
+# What makes rows of a layer's output: called with the beginning of an error message, the tensor, and a wide dtype.
+Pool = Callable[[str, torch.Tensor, torch.dtype], torch.Tensor]
 
 
 def capture(
@@ -56,7 +60,7 @@ def capture(
     _check_arguments("capture", model, images, layers, pool, batch_size)
     captured: dict[str, np.ndarray] = {}
     done = 0
-    with _evaluation(model):
+    with evaluation(model):
         for batch in _forward("capture", model, images, layers, pool, batch_size, 0):
             for layer, rows in batch.items():
                 if layer not in captured:
@@ -66,7 +70,7 @@ def capture(
                     raise ValueError(
                         f"[capture] expected {width} features of {layer!r} in every batch, got {rows.shape[1]}"
                     )
-                captured[layer][done : done + len(rows)] = _as_dtype("capture", layer, rows, "float32")
+                captured[layer][done : done + len(rows)] = as_dtype("capture", layer, rows, "float32")
             done += len(rows)
     return captured
 
@@ -122,17 +126,54 @@ def extract(
         raise ValueError("[extract] expected metadata without the key 'extraction', got one that has it")
     extraction = {"layers": list(layers), "pool": pool, "dtype": dtype, "weights_sha256": weights_hash(model)}
     described = {**(metadata or {}), "extraction": extraction}
-    with _open_or_create(Path(path), described) as store:
-        done = len(store)
-        _check_resumable(store, samples, described)
-        with _evaluation(model):
+
+    def batches(done: int) -> Generator[dict[str, np.ndarray], None, None]:
+        with evaluation(model):
             for batch in _forward("extract", model, images, layers, pool, batch_size, done):
-                rows = {layer: _as_dtype("extract", layer, values, dtype) for layer, values in batch.items()}
-                count = len(rows[layers[0]])
-                store.append(samples[done : done + count], rows)
+                yield {layer: as_dtype("extract", layer, values, dtype) for layer, values in batch.items()}
+
+    return record(path, samples, described, batches, progress=progress)
+
+
+def record(
+    path: str | Path,
+    ids: np.ndarray,
+    described: Mapping[str, Any],
+    batches: Callable[[int], Generator[Mapping[str, np.ndarray], None, None]],
+    *,
+    noted: Mapping[str, Any] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Store:
+    """Write rows that come in batches into a store; an unfinished store of the same description is continued.
+
+        record("a.store", ids, {"extraction": {...}}, lambda done: iter_rows_from(done))    # ids [n]
+
+    Args:
+        path: folder of the store.
+        ids: int64 [n], each once.
+        described: what the rows depend on, kept in the store; a store to be continued must say the same.
+        batches: called once with the number of rows that are there already; yields layer -> [m, d] from that row on.
+        noted: kept in the store as well, as it was when the store was begun; it may differ when it is continued.
+        progress: called with (rows done, n) after every batch.
+    Returns:
+        The finished store, open for reading.
+    Raises:
+        ValueError: another description or other ids than in the store, or fewer rows than ids.
+        StoreInUseError: another process is writing to the store.
+    """
+    with _open_or_create(Path(path), {**(noted or {}), **described}) as store:
+        done = len(store)
+        _check_resumable(store, ids, dict(described), set(noted or ()))
+        # Closed whatever happens here, so that a model gets its mode back even where an exception keeps frames alive.
+        with closing(batches(done)) as coming:
+            for rows in coming:
+                count = len(next(iter(rows.values())))
+                store.append(ids[done : done + count], rows)
                 done += count
                 if progress is not None:
-                    progress(done, len(samples))
+                    progress(done, len(ids))
+        if done != len(ids):
+            raise ValueError(f"[extract] expected rows of {len(ids)} ids, got {done}")
         return store.finish()
 
 
@@ -161,10 +202,10 @@ def _open_or_create(path: Path, described: dict[str, Any]) -> Store:
     return Store.create(path, metadata=described)
 
 
-def _check_resumable(store: Store, samples: np.ndarray, described: dict[str, Any]) -> None:
+def _check_resumable(store: Store, samples: np.ndarray, described: dict[str, Any], noted: set[str]) -> None:
     """Refuse to continue a store of another extraction; a mixture of two would look like one."""
     described = json.loads(json.dumps(described))  # tuples are lists in the store
-    for key in sorted({*store.metadata, *described}):
+    for key in sorted({*store.metadata, *described} - noted):
         there, asked = store.metadata.get(key), described.get(key)
         if key == "extraction" and isinstance(there, dict):
             for part in described["extraction"]:
@@ -189,14 +230,8 @@ def _check_resumable(store: Store, samples: np.ndarray, described: dict[str, Any
         )
 
 
-def _check_arguments(
-    function: str,
-    model: torch.nn.Module,
-    images: np.ndarray | torch.Tensor,
-    layers: Sequence[str],
-    pool: str,
-    batch_size: int,
-) -> None:
+def check_layers(function: str, model: torch.nn.Module, layers: Sequence[str]) -> None:
+    """Refuse layers that are no modules of the model, with the names that are close; or none, or one twice."""
     if isinstance(layers, str) or not len(layers) or len(set(layers)) != len(layers):
         raise ValueError(f"[{function}] expected layers as a sequence of different names, got {layers!r}")
     modules = dict(model.named_modules())
@@ -205,6 +240,17 @@ def _check_arguments(
             names = [name for name in modules if name]
             close = difflib.get_close_matches(str(layer), names, n=5) or names[:8]
             raise ValueError(f"[{function}] expected layers among the model's modules, such as {close}, got {layer!r}")
+
+
+def _check_arguments(
+    function: str,
+    model: torch.nn.Module,
+    images: np.ndarray | torch.Tensor,
+    layers: Sequence[str],
+    pool: str,
+    batch_size: int,
+) -> None:
+    check_layers(function, model, layers)
     if pool not in POOLS:
         raise ValueError(f"[{function}] expected pool as one of {POOLS}, got {pool!r}")
     if batch_size < 1:
@@ -234,20 +280,13 @@ def _forward(
         # A copy, always: a model that works in place on its input must not change the caller's images.
         inputs = inputs.detach().to(device=device, dtype=floating, copy=True)
         # Not inference_mode: a cache that the model fills here would be unusable in training for ever.
-        with _recording(function, model, layers, pool, len(inputs)) as recorded, torch.no_grad():
+        with recording(function, model, layers, partial(pooled, pool), len(inputs)) as recorded, torch.no_grad():
             model(inputs)
-        for layer in layers:
-            calls = len(recorded[layer])
-            if calls != 1:
-                raise ValueError(
-                    f"[{function}] expected layer {layer!r} to run once per forward pass, got {calls} calls: "
-                    "a module that the model uses again has no single output"
-                )
-        yield {layer: recorded[layer][0].cpu().numpy() for layer in layers}
+        yield {layer: rows.cpu().numpy() for layer, rows in recorded_once(function, recorded).items()}
 
 
 @contextmanager
-def _evaluation(model: torch.nn.Module) -> Iterator[None]:
+def evaluation(model: torch.nn.Module) -> Iterator[None]:
     """Evaluation mode for all modules, and each one's own mode back at the end (frozen parts differ from the rest)."""
     before = [(module, module.training) for module in model.modules()]
     try:
@@ -260,24 +299,15 @@ def _evaluation(model: torch.nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _recording(
-    function: str, model: torch.nn.Module, layers: Sequence[str], pool: str, count: int
+def recording(
+    function: str, model: torch.nn.Module, layers: Sequence[str], pool: Pool, count: int
 ) -> Iterator[dict[str, list[torch.Tensor]]]:
     """Hooks that put every output of the layers, pooled and copied, into lists; removed however this ends."""
     recorded: dict[str, list[torch.Tensor]] = {layer: [] for layer in layers}
 
     def hook_for(layer: str) -> Callable[..., None]:
         def hook(module: torch.nn.Module, inputs: Any, output: Any) -> None:
-            where = f"[{function}] layer {layer!r}:"
-            tensor = _first_tensor(output)
-            if tensor is None or not tensor.is_floating_point():
-                got = type(output).__name__ if tensor is None else tensor.dtype
-                raise TypeError(f"{where} expected an output with a floating-point tensor, got {got}")
-            if not tensor.ndim or tensor.shape[0] != count:
-                raise ValueError(f"{where} expected an output of {count} samples on axis 0, got {list(tensor.shape)}")
-            # The copy is the point: a view of the output would follow every later in-place change of it.
-            wide = torch.float64 if tensor.dtype == torch.float64 else torch.float32
-            recorded[layer].append(_pooled(where, tensor.detach(), pool, wide).to(dtype=wide, copy=True))
+            recorded[layer].append(pooled_copy(f"[{function}] layer {layer!r}:", output, pool, count))
 
         return hook
 
@@ -292,6 +322,30 @@ def _recording(
             handle.remove()
 
 
+def recorded_once(function: str, recorded: Mapping[str, Sequence[torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """The one output of every recorded layer; ValueError for a layer that did not run exactly once."""
+    for layer, outputs in recorded.items():
+        if len(outputs) != 1:
+            raise ValueError(
+                f"[{function}] expected layer {layer!r} to run once per forward pass, got {len(outputs)} calls: "
+                "a module that the model uses again has no single output"
+            )
+    return {layer: outputs[0] for layer, outputs in recorded.items()}
+
+
+def pooled_copy(where: str, output: Any, pool: Pool, count: int) -> torch.Tensor:
+    """What a layer put out for `count` inputs as rows of their own, float32, or float64 where it is float64."""
+    tensor = _first_tensor(output)
+    if tensor is None or not tensor.is_floating_point():
+        got = type(output).__name__ if tensor is None else tensor.dtype
+        raise TypeError(f"{where} expected an output with a floating-point tensor, got {got}")
+    if not tensor.ndim or tensor.shape[0] != count:
+        raise ValueError(f"{where} expected an output of {count} samples on axis 0, got {list(tensor.shape)}")
+    # The copy is the point: a view of the output would follow every later in-place change of it.
+    wide = torch.float64 if tensor.dtype == torch.float64 else torch.float32
+    return pool(where, tensor.detach(), wide).to(dtype=wide, copy=True)
+
+
 def _first_tensor(output: Any) -> torch.Tensor | None:
     """The first tensor in a module's output, depth first; a ModelOutput is a mapping in the order of its fields."""
     if isinstance(output, torch.Tensor):
@@ -304,7 +358,7 @@ def _first_tensor(output: Any) -> torch.Tensor | None:
     return None
 
 
-def _pooled(where: str, tensor: torch.Tensor, pool: str, wide: torch.dtype) -> torch.Tensor:
+def pooled(pool: str, where: str, tensor: torch.Tensor, wide: torch.dtype) -> torch.Tensor:
     """[n, ...] -> [n, d]; perhaps a view. Means are taken in the wide dtype."""
     if pool == "flatten":
         return tensor.reshape(len(tensor), -1)
@@ -320,7 +374,7 @@ def _pooled(where: str, tensor: torch.Tensor, pool: str, wide: torch.dtype) -> t
     return tensor[:, 0 if pool == "cls" else -1]
 
 
-def _as_dtype(function: str, layer: str, values: np.ndarray, dtype: str) -> np.ndarray:
+def as_dtype(function: str, layer: str, values: np.ndarray, dtype: str) -> np.ndarray:
     """Round to the dtype; bfloat16 as bits. A finite value must stay finite."""
     with np.errstate(over="ignore"):
         rounded = values.astype(np.float32 if dtype == "bfloat16" else dtype)

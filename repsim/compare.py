@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import csv
 import html
 import inspect
+import io
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 from .arguments import Progress, memory_budget, thread_count
 from .arrays import DTYPES, Rows, as_rows, same_inputs
+from .comparison_page import page
 from .measures import cka, neighbour_ranks, neighbour_scores, neighbour_sets, neighbours
 from .measures.method import Method, Plan, evaluate_grid
 from .measures.neighbours import Neighbours
@@ -102,6 +107,20 @@ class Comparison:
             for j, layer_b in enumerate(self.layers_b)
         ]
 
+    def to_html(self, path: str | Path) -> None:
+        """Write one self-contained page: per measure a table of all layers with coloured cells, light or dark."""
+        titles = {measure: _title(measure, grid) for measure, grid in self.grids.items()}
+        _write(Path(path), page(self.layers_a, self.layers_b, self.grids, titles))
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write the `rows` as CSV; an option that a measure does not have is an empty field."""
+        rows = self.rows()
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        _write(Path(path), text.getvalue())
+
     def heatmap(self, measure: str | None = None) -> Any:
         """The grid of one measure, the first where none is named, as a matplotlib figure."""
         measure = next(iter(self.grids)) if measure is None else measure
@@ -110,7 +129,8 @@ class Comparison:
 
         figure = Figure(figsize=(1.6 + 0.7 * len(self.layers_b), 1.2 + 0.55 * len(self.layers_a)), layout="constrained")
         axes = figure.add_subplot()
-        image = axes.imshow(values, vmin=min(0.0, float(values.min())), vmax=1.0, cmap="viridis", aspect="auto")
+        most = 1.0 if self[measure].kind == "similarity" else float(values.max())
+        image = axes.imshow(values, vmin=min(0.0, float(values.min())), vmax=most, cmap="viridis", aspect="auto")
         axes.set_xticks(range(len(self.layers_b)), self.layers_b, rotation=45, ha="right")
         axes.set_yticks(range(len(self.layers_a)), self.layers_a)
         axes.set_xlabel("b")
@@ -296,6 +316,16 @@ def _layers(side: Any, name: str) -> dict[str, Rows]:
     if not layers:
         raise ValueError(f"[compare] expected {name} with at least one layer, got none")
     return layers
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file that is whole whenever it is under its name."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _shown(layers: Sequence[str]) -> list[tuple[int | None, str]]:

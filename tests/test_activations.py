@@ -13,7 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
-from repsim.activations import POOLS, capture, extract, weights_hash  # noqa: E402
+from repsim.activations import POOLS, capture, extract, record, weights_hash  # noqa: E402
 from repsim.interchange import from_bfloat16, to_bfloat16  # noqa: E402
 from repsim.store import Store, StoreInUseError  # noqa: E402
 
@@ -547,6 +547,24 @@ def test_extract_into_a_store_in_use_or_of_another_origin(net, tmp_path):
         held.append([0], {"fc": np.zeros((1, 5), np.float32)})
     with pytest.raises(ValueError, match=r"expected metadata 'extraction' None as in the store"):
         extract(net, images_of(3), range(3), ["fc"], tmp_path / "s")
+
+
+def test_rows_from_elsewhere_are_recorded_resumed_and_counted(tmp_path):
+    rows = images_of(6, 2)
+    asked = []
+
+    def batches(done):
+        asked.append(done)
+        for start in range(done, 4 if len(asked) == 1 else 6, 2):
+            yield {"a": rows[start : start + 2]}
+
+    with pytest.raises(ValueError, match=r"\[extract\] expected rows of 6 ids, got 4"):
+        record(tmp_path / "s", np.arange(6), {"of": 1}, batches, noted={"when": "first"})
+    with pytest.raises(ValueError, match=r"\[extract\] expected metadata 'of' 1 as in the store .*s, got 2"):
+        record(tmp_path / "s", np.arange(6), {"of": 2}, batches, noted={"when": "first"})
+    store = record(tmp_path / "s", np.arange(6), {"of": 1}, batches, noted={"when": "later"})
+    assert np.array_equal(store["a"], rows) and asked == [0, 4]
+    assert store.metadata == {"of": 1, "when": "first"}
 
 
 def test_weights_hash_tells_weights_apart_and_nothing_else(net):

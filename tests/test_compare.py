@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import re
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,9 @@ import numpy as np
 import pytest
 
 import repsim
+from repsim.compare import Comparison
 from repsim.measures import cka, neighbours
+from repsim.measures.similarity import Grid
 
 SAMPLED = (
     "cknna",
@@ -175,6 +179,88 @@ def test_equality_is_identity() -> None:
     assert table != same
     assert table["cka"] != same["cka"]
     assert len({table, same, table["cka"]}) == 3
+
+
+class Page(HTMLParser):
+    """The cells of every table, the rest of the text, and every tag with its attributes."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tables: list[list[list[str]]] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag != "meta":
+            self.open.append(tag)
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] in ("td", "th"):
+            self.tables[-1][-1][-1] += data
+
+
+def test_a_page_of_its_own(tmp_path: Path) -> None:
+    """Every layer is there, also of many; names are escaped in text and attributes; nothing comes from elsewhere."""
+    a, b = sides()
+    name = "<script>alert('a')</script>\"&"
+    a = {name: a["conv1"], **{f"layer{i}": a["fc"] for i in range(14)}}
+    table = repsim.compare(a, b, measures=["cka", "cknna"], permutations=20)
+    table.to_html(tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert page.open == [] and len(page.tables) == 2
+    for measure, cells in zip(table, page.tables, strict=True):
+        assert cells[0] == ["a \\ b", *b]
+        assert [line[0] for line in cells[1:]] == list(a)
+        assert [line[1:] for line in cells[1:]] == [[f"{v:.3f}" for v in row] for row in table[measure].values]
+    assert not {"script", "link", "img"} & {tag for tag, _ in page.tags} and "http" not in text
+    assert "prefers-color-scheme: dark" in text
+    first = next(attributes for tag, attributes in page.tags if tag == "td")
+    single = table["cka"].at(0, 0, "cka")
+    assert first["title"] == (
+        f"{name} and conv1: {single:.6g}, chance {single.null.mean:.3g}, z {single.z:.3g}, p {single.p:.3g}"
+    )
+    low = min(0.0, table["cka"].values.min())  # the debiased estimator goes below 0
+    assert first["style"] == f"background:rgb(37 99 235/{(single - low) / (1 - low):.3f})"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_the_colours_of_a_page_span_its_values(tmp_path: Path) -> None:
+    values = np.array([[-0.5, 0.0, 2.0, np.nan]])
+    shape = np.zeros_like(values)
+    grid = Grid(values, shape, shape + 1, shape, shape + 0.5, None, 9, {}, "float64", "all relabellings", "normal")
+    Comparison(("x",), ("a", "b", "c", "d"), {"some": grid}).to_html(tmp_path / "p.html")
+    text = (tmp_path / "p.html").read_text()
+    assert re.findall(r"235/([\d.]+)", text) == ["0.000", "0.200", "1.000"]
+    assert re.findall(r'class="(\w+)"', text) == ["full", "none"] and ">nan</td>" in text
+    assert "No colour is -0.5, full colour 2; chance from all relabellings." in text
+
+
+def test_csv_has_a_line_per_row_and_the_options_of_every_measure(tmp_path: Path) -> None:
+    a, b = sides()
+    table = repsim.compare({'a, "1"': a["conv1"], "é": a["fc"]}, b, measures=["cka", "mutual_knn"])
+    table.to_csv(str(tmp_path / "t.csv"))
+    with open(tmp_path / "t.csv", encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == len(table.rows()) == 12
+    for line, row in zip(lines, table.rows(), strict=True):
+        assert {name: value for name, value in line.items() if value} == {k: str(v) for k, v in row.items()}
+    assert lines[0]["k"] == "" and lines[-1]["k"] == "10" and lines[0]["layer_a"] == 'a, "1"'
+    table.to_csv(tmp_path / "t.csv")  # over what is there
+    with pytest.raises(FileNotFoundError):
+        table.to_csv(tmp_path / "none" / "t.csv")
 
 
 def test_heatmap() -> None:

@@ -31,7 +31,18 @@ LIBRARY = {
     "calibration": {"arguments", "arrays", "store", "kernels", "blocks", "reductions"},
     "measures": {"arguments", "arrays", "store", "kernels", "blocks", "reductions", "calibration"},
     "streaming": {"arguments", "arrays", "kernels", "reductions", "calibration", "measures"},
-    "compare": {"arguments", "arrays", "store", "kernels", "blocks", "reductions", "calibration", "measures"},
+    "comparison_page": {"measures"},
+    "compare": {
+        "arguments",
+        "arrays",
+        "store",
+        "kernels",
+        "blocks",
+        "reductions",
+        "calibration",
+        "measures",
+        "comparison_page",
+    },
 }
 STUDY: dict[str, set[str]] = {
     "data": set(),
@@ -44,13 +55,19 @@ STUDY: dict[str, set[str]] = {
     "figures": {"statistics", "findings"},
     "report": {"records", "statistics", "findings", "figures"},
 }
-BETWEEN = {"activations": {"arrays", "interchange", "store"}}
+BETWEEN: dict[str, set[str]] = {
+    "activations": {"arrays", "interchange", "store"},
+    "extraction": {"activations", "interchange", "layout", "store", "records"},
+    "terminal": {"records"},
+}
 ROOMS: dict[str, set[str]] = {
     **FLOOR,
     **LIBRARY,
     **STUDY,
     **BETWEEN,
     "": {*FLOOR, *LIBRARY},  # repsim/__init__.py: the public names of the library
+    "cli": {"", *FLOOR, *LIBRARY, *BETWEEN, "records"},
+    "__main__": {"cli"},
 }
 JOINS_EVERYTHING = "experiments"
 
@@ -180,6 +197,9 @@ def test_the_wings_do_not_touch() -> None:
         pytest.param("repsim.records", "from repsim import report", id="records-before-report"),
         pytest.param("repsim.attacks.gradient", "from repsim import cka", id="public-name-from-a-study"),
         pytest.param("repsim.store", "from repsim.experiments import sweep", id="nobody-imports-experiments"),
+        pytest.param("repsim.compare", "from repsim.cli import main", id="nobody-imports-the-command"),
+        pytest.param("repsim.extraction.layers", "import repsim.measures", id="extraction-to-library"),
+        pytest.param("repsim.cli.compare", "from repsim.experiments import load", id="command-to-studies"),
         pytest.param("repsim.helpers", "", id="a-module-without-a-place"),
     ],
 )
@@ -196,6 +216,7 @@ def test_an_import_the_wrong_way_is_seen(module: str, source: str) -> None:
         pytest.param("repsim.experiments.sweep", "from repsim import cka, records, data", id="experiments"),
         pytest.param("repsim.report", "from repsim.records import RunDirectory", id="report-reads-records"),
         pytest.param("repsim.activations", "from repsim.store import Store\nimport torch", id="activations"),
+        pytest.param("repsim.cli.look", "import repsim\nfrom repsim.terminal import Parser", id="command"),
     ],
 )
 def test_an_import_the_right_way_passes(module: str, source: str) -> None:

@@ -18,6 +18,7 @@ from repsim.experiments import STUDIES, load
 from repsim.experiments.command import PROGRAM, USAGE, Request, configurations, machine_share, parse, restore
 from repsim.experiments.sweep import Cell, Forecast, Update, execute
 from repsim.records import RunDirectory, RunError, environment, now, without_home
+from repsim.terminal import new_table, print_table, status_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -34,22 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns: the exit status, see `command.USAGE`.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
-    try:
+
+    def action() -> int:
         request = parse(words)
         return ACTIONS[request.command](request, words)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except RunError as error:
-        print(f"repsim: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # the reader of our output left, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        print(f"repsim: {error.strerror or error}{where}", file=sys.stderr)
-        return 2
+
+    return status_of(action)
 
 
 # --- runs -----------------------------------------------------------------------------------------------------------
@@ -136,7 +127,7 @@ def _publish(run: RunDirectory) -> int:
 
         page = write_report(run)
     if effects:
-        _print(_effects_table(run.effects()))
+        print_table(_effects_table(run.effects()))
     else:
         _say("no effect could be estimated")
     trainings = [record["result"]["learned"] for record in run.records() if "learned" in record["result"]]
@@ -229,24 +220,24 @@ def _help(request: Request, words: Sequence[str]) -> int:
 
 
 def _list(request: Request, words: Sequence[str]) -> int:
-    table = _table("study", "presets", "what it asks")
+    table = new_table("study", "presets", "what it asks")
     for name in STUDIES:
         study = load(name)
         table.add_row(name, ", ".join(study.PRESETS), study.SUMMARY)
-    _print(table)
+    print_table(table)
     return 0
 
 
 def _plan(request: Request, words: Sequence[str]) -> int:
     entries = _cells(configurations(request))
     workers, threads = machine_share(len(entries), request.workers, request.threads)
-    table = _table("study", "cells", "models", "pairs", "other", "about")
+    table = new_table("study", "cells", "models", "pairs", "other", "about")
     for name in request.names:
         chosen = [entry for entry in entries if name in entry["studies"]]
         table.add_row(name, *_counts(chosen), _duration(_forecast(chosen).left(workers)))
     if len(request.names) > 1:
         table.add_row("all, shared models once", *_counts(entries), _duration(_forecast(entries).left(workers)))
-    _print(table)
+    print_table(table)
     print(f"with {workers} workers x {threads} threads, preset {request.preset}")
     if request.every_cell:
         for entry in entries:
@@ -273,7 +264,7 @@ def _status(request: Request, words: Sequence[str]) -> int:
     entries = run.cells() or []
     forecast = _forecast(entries)
     failures = {failure["key"]: failure for failure in run.failures()}
-    table = _table("study", "kind", "cells", "finished", "failed", "skipped", "pending")
+    table = new_table("study", "kind", "cells", "finished", "failed", "skipped", "pending")
     groups: dict[tuple[str, str], Counter[str]] = {}
     for entry in entries:
         cell, failure = Cell.from_json(entry), failures.get(entry["key"])
@@ -290,7 +281,7 @@ def _status(request: Request, words: Sequence[str]) -> int:
         table.add_row(study, kind, str(counts.total()), *(str(counts[state]) for state in states))
     total = sum(groups.values(), Counter())
     table.add_row("all", "", str(total.total()), *(str(total[state]) for state in states))
-    _print(table)
+    print_table(table)
     if total["pending"]:
         print(f"{_duration(forecast.left(run.manifest['workers']))} left on {run.manifest['workers']} workers")
     return 0
@@ -325,25 +316,8 @@ def _ending(failure: Mapping[str, Any]) -> str:
 # --- the terminal ---------------------------------------------------------------------------------------------------
 
 
-def _table(*titles: str) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title in titles:
-        table.add_column(title, justify="left", overflow="fold")
-    return table
-
-
-def _print(table: Table) -> None:
-    from rich.console import Console
-
-    # Without a terminal a table keeps its own width, so that a log file or a pipe gets whole lines.
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
-
-
 def _effects_table(effects: Sequence[Mapping[str, Any]]) -> Table:
-    table = _table("study", "outcome", "factor", "estimate", "interval", "p", "seeds")
+    table = new_table("study", "outcome", "factor", "estimate", "interval", "p", "seeds")
     main_effects = [effect for effect in effects if not str(effect["factor"]).startswith("within:")]
     for effect in main_effects[:MAIN_EFFECTS]:
         interval = f"{_number(effect.get('low'))} .. {_number(effect.get('high'))}"

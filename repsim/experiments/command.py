@@ -12,10 +12,11 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from repsim.experiments import STUDIES, load
 from repsim.records import RunError
+from repsim.terminal import Parser, count
 
 PROGRAM = "python -m repsim.experiments"
 DEFAULT_PRESET = "quick"
@@ -54,22 +55,6 @@ class Request:
     every_cell: bool = False  # of `plan`
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse that raises one line instead of printing its usage and leaving."""
-
-    def error(self, message: str) -> NoReturn:
-        raise RunError(message)
-
-    def parse(self, arguments: Sequence[str]) -> dict[str, Any]:
-        values, extra = self.parse_known_args(list(arguments))
-        if extra:
-            flag = extra[0].split("=")[0]
-            near = difflib.get_close_matches(flag, self._option_string_actions, n=1)
-            what = "unknown flag" if flag.startswith("-") else "unexpected argument"
-            raise RunError(f"{what} {flag}" + (f"; did you mean {near[0]}?" if near else ""))
-        return vars(values)
-
-
 def parse(arguments: Sequence[str]) -> Request:
     """The request that the words of a command line make.
 
@@ -90,13 +75,13 @@ def parse(arguments: Sequence[str]) -> Request:
         raise RunError(f"unknown command {command!r}; {hint}")
     if command in ("plan", "run"):
         return _parse_studies(command, rest)
-    parser = _Parser(prog=f"{PROGRAM} {command}", allow_abbrev=False)
+    parser = Parser(prog=f"{PROGRAM} {command}", allow_abbrev=False)
     if command in DIRECTORY_COMMANDS:
         parser.add_argument("directory", type=Path, metavar="DIR", help="directory of the run")
     if command == "show":
         parser.add_argument("cell", metavar="CELL", help="the cell's key, or the beginning of it")
     if command in ("resume", "retry-failed"):
-        parser.add_argument("--workers", type=_count, help="processes (default: as the run began)")
+        parser.add_argument("--workers", type=count, help="processes (default: as the run began)")
     return Request(command, **parser.parse(rest))
 
 
@@ -107,10 +92,10 @@ def _parse_studies(command: str, arguments: list[str]) -> Request:
         got = " ".join(names) or "none"
         raise RunError(f"run needs one study before the flags, {' | '.join(STUDIES)} | all, got {got}")
     chosen = tuple(STUDIES) if not names or "all" in names else tuple(dict.fromkeys(load(name).NAME for name in names))
-    parser = _Parser(prog=f"{PROGRAM} {command} {' '.join(names)}", allow_abbrev=False, add_help=True)
+    parser = Parser(prog=f"{PROGRAM} {command} {' '.join(names)}", allow_abbrev=False, add_help=True)
     parser.add_argument("--preset", default=DEFAULT_PRESET, help="smoke, quick or paper (default: %(default)s)")
-    parser.add_argument("--workers", type=_count, help="processes (default: chosen for the machine)")
-    parser.add_argument("--threads", type=_count, help="native threads of each (default: chosen for the machine)")
+    parser.add_argument("--workers", type=count, help="processes (default: chosen for the machine)")
+    parser.add_argument("--threads", type=count, help="native threads of each (default: chosen for the machine)")
     if command == "run":
         parser.add_argument("--out", type=Path, dest="directory", metavar="DIR", help="new directory for the run")
     else:
@@ -198,12 +183,6 @@ def _reader(name: str, kind: Any) -> Any:
         return value
 
     return read
-
-
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
-    return int(text)
 
 
 def configurations(request: Request) -> dict[str, Any]:

@@ -6,20 +6,27 @@ import sys
 from types import ModuleType
 
 from . import (
+    attention,
     cca,
     cka,
     distance_correlation,
+    functional,
+    identifiability,
     intrinsic_dimension,
     kernel_ridge,
     labelled_statistics,
+    matching,
     neighbour_ranks,
     neighbour_scores,
     neighbour_sets,
+    neurons,
     pls,
     regression,
     rsa,
     shapes,
+    spectra,
     statistics,
+    topology,
 )
 from .registry import REGISTRY, Measure
 from .table import MeasureTable
@@ -49,6 +56,13 @@ FAMILIES = (
     statistics,
     intrinsic_dimension,
     labelled_statistics,
+    matching,
+    spectra,
+    neurons,
+    identifiability,
+    attention,
+    functional,
+    topology,
 )
 
 __all__ = ["FAMILIES", "REGISTRY", "Measure"]
