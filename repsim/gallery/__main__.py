@@ -64,12 +64,13 @@ def write_gallery(output: Path, *, seed: int, smoke: bool, command: str) -> None
 
     size, measures = SMOKE if smoke else FULL, tuple(REGISTRY.values())
     example = train_example(size, seed, say)
-    rows = compared(measures, example, relabellings=size.relabellings, seed=seed, say=say)
+    of_representations = [one for one in measures if one.takes == "representations"]
+    rows = compared(of_representations, example, relabellings=size.relabellings, seed=seed, say=say)
     page = render(
         example,
         rows,
         questions(measures, rows),
-        chapters(measures, example, size, seed, say),
+        chapters(of_representations, example, size, seed, say),
         [one for one in measures if one.takes != "representations"],
         size=size,
         seed=seed,

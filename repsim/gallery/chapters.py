@@ -23,6 +23,7 @@ WIDTHS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.45)  # of the inputs: two layers together
 COPIES = (1, 2, 3, 5, 10)
 LEVELS = (2, 3, 4, 8, 16, 64)
 COLUMNS = 16  # of the traps in which the width is not the matter
+UNITS = 2  # of the trap of ties
 MOST_LINES, MOST_ROWS = 6, 14
 
 
@@ -206,8 +207,8 @@ def width(measures: Sequence[Measure], size: Size, seed: int) -> Chapter:
             f"{shown(found[order[0]][0])} to {shown(found[order[0]][-1])}.",
             f"{sum(value > 0.1 for value in grown.values())} of {len(grown)} grow by more than 0.1, although nothing "
             "is shared at any width: what may be fitted freely fits noise the better, the more columns there are.",
-            "Compare layers of different width by calibrated scores, or by measures whose chance does not move; the raw "
-            "value of one that grows says as much about the width as about the layers.",
+            "Compare layers of different width by calibrated scores, or by measures whose chance does not move; the "
+            "raw value of one that grows says as much about the width as about the layers.",
         ),
         (
             lines(
@@ -227,7 +228,7 @@ def width(measures: Sequence[Measure], size: Size, seed: int) -> Chapter:
 def copies_and_ties(size: Size, seed: int) -> Chapter:
     """Duplicates, and distances that are equal."""
     twice = traps.duplicates(size.inputs, COLUMNS, COPIES, seed, k=10)
-    tied = traps.ties(size.inputs, 4, LEVELS, seed)
+    tied = traps.ties(size.inputs, UNITS, LEVELS, seed)
     (head, numbers), (tied_head, tied_numbers) = _table(twice), _table(tied)
     padded = [(*row, *[""] * (len(head) - len(row))) for row in (*numbers, tied_head, *tied_numbers)]
     last, coarse = twice[-1], tied[0]
@@ -239,8 +240,8 @@ def copies_and_ties(size: Size, seed: int) -> Chapter:
             f"{shown(last['value'])}, where relabelling inputs one by one says {shown(last['chance'])}. Copies are "
             f"each other's neighbours in both. With every input once it is {shown(last['once'])}, and chance is "
             f"{shown(last['once chance'])}.",
-            f"When the 4 units take {coarse['levels']:g} values each, many neighbours are equally near, and the lower "
-            f"index wins in both: mutual kNN of unrelated data is {shown(coarse['value'])}, {shown(coarse['z'])} "
+            f"When {UNITS} units take {coarse['levels']:g} values each, many neighbours are equally near, and the "
+            f"lower index wins in both: mutual kNN of unrelated data is {shown(coarse['value'])}, {shown(coarse['z'])} "
             "standard deviations above the chance of relabelled graphs. A little noise "
             f"breaks the ties by chance: {shown(coarse['apart'])}.",
             "Remove duplicates first. With quantised or sparse activations count the ties, and break them at random.",
@@ -268,6 +269,7 @@ def copies_and_ties(size: Size, seed: int) -> Chapter:
                     Line("with a little noise", _column(tied, "apart")),
                     Line("chance by relabelling", _column(tied, "chance")),
                 ],
+                low_values=True,
             ),
         ),
         head,
@@ -294,8 +296,8 @@ def calibration(measures: Sequence[Measure], example: Example, size: Size, seed:
             "how far a value lies on the way from the 95 % quantile of chance to 1: here "
             f"{shown(unrelated[top]['calibrated'])}; it is above 0 for {len(beyond)} of {len(order)} measures.",
             f"The same for {LABELS['seed']}: {top} is {shown(trained[top]['value'])}, calibrated "
-            f"{shown(trained[top]['calibrated'])}. What is left after calibration can be compared between widths, "
-            "numbers of inputs and measures; raw values cannot.",
+            f"{shown(trained[top]['calibrated'])}. Between widths and "
+            "numbers of inputs, compare calibrated scores: what chance gives is taken out of them.",
             "Every result knows its null: result.z, result.p, result.calibrated(). Ask for permutations where a "
             "measure has no exact null.",
         ),

@@ -36,7 +36,7 @@ def shown(value: float) -> str:
     """
     if math.isfinite(value) and abs(value) >= 1000:
         return f"{value:.0f}".replace("-", "−")
-    return number(value)
+    return number(round(value, 3)) if math.isfinite(value) else number(None)  # 0.9999 is 1.00, as 1 is
 
 
 def lines(
@@ -48,13 +48,15 @@ def lines(
     *,
     band: tuple[Sequence[float], Sequence[float], str] | None = None,
     log: bool = True,
+    low_values: bool = False,
 ) -> Drawing:
     """Lines over a setting, told apart by colour and by mark.
 
     Example: `lines("trap-width", "Unrelated data", "d / n", [1, 10], [Line("biased", [0.5, 0.9])])`.
 
     Parameters: name, of which there is one on a page; title; along, what the horizontal axis is; at, its values;
-    series, at most six; band, its lower and upper ends and its label; log, whether the axis is logarithmic.
+    series, at most six; band, its lower and upper ends and its label; log, whether that axis is logarithmic;
+    low_values, whether to end above the largest value instead of at 1.
     Returns: the drawing.
     """
     figure, axes = canvas(2.5)
@@ -71,13 +73,22 @@ def lines(
         said.append(f"{line.label}: " + ", ".join(f"{shown(v)} at {a:g}" for a, v in zip(at, line.values, strict=True)))
     if log:
         axes.set_xscale("log")
-    ticks = at if len(at) <= 7 else at[:: math.ceil(len(at) / 6)]
-    axes.set_xticks(list(ticks), [f"{tick:g}" for tick in ticks])
+    ticks = _apart([math.log(value) for value in at] if log else at)
+    axes.set_xticks([at[k] for k in ticks], [f"{at[k]:g}" for k in ticks])
     axes.minorticks_off()
     low, high = axes.get_ylim()
-    axes.set_ylim(min(low, -0.04), max(high, 1.04))
+    axes.set_ylim(min(low, 0 if low_values else -0.04), high if low_values else max(high, 1.04))
     axes.set_xlabel(along)
     return Drawing(panel(figure, title, "; ".join(said) + ".", name), tuple(legend))
+
+
+def _apart(places: Sequence[float]) -> list[int]:
+    """Which of these rising places have room for a label."""
+    chosen = [0]
+    for k, place in enumerate(places):
+        if place - places[chosen[-1]] >= 0.09 * (places[-1] - places[0]) and k:
+            chosen.append(k)
+    return chosen
 
 
 def beside_chance(name: str, title: str, found: Mapping[str, Mapping[str, float]]) -> Drawing:
@@ -88,7 +99,7 @@ def beside_chance(name: str, title: str, found: Mapping[str, Mapping[str, float]
     Parameters: name, of which there is one on a page; title; found, of `repsim.gallery.traps.against_chance`.
     Returns: the drawing.
     """
-    figure, axes = canvas(0.55 + 0.3 * len(found))
+    figure, axes = canvas(0.55 + 0.34 * len(found))
     height = figure.get_size_inches()[1]
     figure.subplots_adjust(left=0.03, right=0.97, bottom=0.32 / height, top=1 - 0.12 / height)
     axes.grid(True, axis="x")

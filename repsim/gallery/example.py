@@ -77,7 +77,7 @@ def copies(a: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     direction = random.standard_normal(d)
     step = direction / np.linalg.norm(direction) * 3 * np.sqrt((a**2).sum(axis=1).mean())
     made = {
-        "permutation": a[:, random.permutation(d)],
+        "permutation": np.ascontiguousarray(a[:, random.permutation(d)]),
         "orthogonal": a @ turn,
         "isotropic_scaling": 3 * a,
         "translation": a + step,

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import repsim
 from repsim import theme
 from repsim.figures import HEAT
 from repsim.findings import number
@@ -98,7 +99,7 @@ def _row(row: Row) -> dict[str, Any]:
         "name": measure.name,
         "kind": measure.kind,
         "formula": measure.formula,
-        "note": measure.note,
+        "note": measure.note.rstrip("."),
         "kept": "every affine map" if "affine" in kept else ", ".join(_plain(n) for n in INVARIANCES if n in kept),
         "own": shown(row.own),
         "chance": shown(row.chance),
@@ -143,7 +144,7 @@ def _provenance(
     versions = environment.get("versions") or {}
     commit = environment.get("commit")
     return [
-        ("repsim", f"{versions.get('repsim') or 'not installed'}"),
+        ("repsim", repsim.__version__),
         (
             "commit",
             f"{commit}{', with changes' if environment.get('dirty') else ''}" if commit else "not in a checkout",

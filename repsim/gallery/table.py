@@ -59,7 +59,7 @@ class Row:
 
 
 def compared(
-    measures: Iterable[Measure],
+    measures: Sequence[Measure],
     example: Example,
     *,
     relabellings: int,
@@ -68,18 +68,17 @@ def compared(
 ) -> list[Row]:
     """Each measure of representations on each pair.
 
-    Example: `compared(repsim.measures(), example, relabellings=19, seed=0)[0].cells["seed"].share`.
+    Example: `compared([REGISTRY["cka"]], example, relabellings=19, seed=0)[0].cells["seed"].share`.
 
-    Parameters: measures, those of other things than representations are passed over; example; relabellings and seed of
-    a null that must be sampled; say, told what is being done.
+    Parameters: measures of representations; example; relabellings and seed of a null that must be sampled; say, told
+    what is being done.
     Returns: a row per measure, in their order.
     """
-    chosen = [one for one in measures if one.takes == "representations"]
     rows = []
-    for count, measure in enumerate(chosen, 1):
+    for count, measure in enumerate(measures, 1):
         started = time.perf_counter()
         rows.append(_row(measure, example, relabellings, seed))
-        say(f"[{count}/{len(chosen)}] {measure.name}  {time.perf_counter() - started:.1f} s")
+        say(f"[{count}/{len(measures)}] {measure.name}  {time.perf_counter() - started:.1f} s")
     return rows
 
 
