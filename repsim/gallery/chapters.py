@@ -65,8 +65,8 @@ def wide(size: Size, seed: int) -> Chapter:
             f"Two unrelated Gaussian representations of {size.inputs // 2} inputs. With {RATIOS[-1]:g} times as many "
             f"columns as inputs, biased CKA is {shown(last['biased'])}; debiased CKA is {shown(last['debiased'])}, and "
             f"99 % of its chance lies between {shown(last['low'])} and {shown(last['high'])} (p = {last['p']:.2g}).",
-            "The biased estimator counts every input's likeness to itself, which is the same for all data: it depends "
-            "on the ratio of columns to inputs more than on what is compared.",
+            "The biased estimator also counts every input's likeness to itself. The more columns there are, the more "
+            "these terms outweigh all others, and they are large for any two representations.",
             'Use repsim.cka as it is. Ask for estimator="biased" only to repeat published numbers, and then with many '
             "more inputs than columns.",
         ),
@@ -172,7 +172,7 @@ def anisotropy(size: Size, seed: int) -> Chapter:
             ),
             lines(
                 "trap-huge",
-                "One shared column among unrelated ones",
+                "Unrelated but for one shared column",
                 "size of that column, times",
                 DIMENSIONS,
                 [
@@ -196,8 +196,8 @@ def width(measures: Sequence[Measure], size: Size, seed: int) -> Chapter:
     found = traps.wider_layers(measures, size.inputs, widths, seed)
     grown = {name: values[-1] - values[0] for name, values in found.items() if math.isfinite(values[-1] - values[0])}
     order = sorted(grown, key=lambda name: -grown[name])
-    most, least = order[: MOST_LINES - 1], order[-1]
-    chosen = [*most, least] if least not in most else most
+    most, steadiest = order[: MOST_LINES - 1], min(order, key=lambda name: abs(grown[name]))
+    chosen = [*most, steadiest] if steadiest not in most else most
     return Chapter(
         "width",
         "Wider layers",
@@ -213,7 +213,7 @@ def width(measures: Sequence[Measure], size: Size, seed: int) -> Chapter:
         (
             lines(
                 "trap-width",
-                f"The {len(chosen)} that grow most and least" if len(order) > len(chosen) else "Unrelated data",
+                f"The {len(most)} that grow most, and the steadiest" if len(order) > len(chosen) else "Unrelated data",
                 "columns",
                 widths,
                 [Line(name, found[name]) for name in chosen],
