@@ -59,7 +59,7 @@ def level_color(study: Study, level: float) -> str:
     Parameters: study; level, one of `study.levels(study.hue)`. Returns: a colour for `css`.
     """
     levels = study.levels(study.hue)
-    return _ramp(round((RAMP - 1) * levels.index(level) / max(1, len(levels) - 1)))
+    return ramp(round((RAMP - 1) * levels.index(level) / max(1, len(levels) - 1)))
 
 
 def similarity(study: Study, measure: str) -> Panel | None:
@@ -73,7 +73,7 @@ def similarity(study: Study, measure: str) -> Panel | None:
     found = values_of(study.pairs, measure)
     if not found or not study.along:
         return None
-    figure, axes = _canvas(2.5)
+    figure, axes = canvas(2.5)
     said, levels = [], study.levels(study.along)
     figure.subplots_adjust(left=0.15, right=0.8, bottom=0.17, top=0.96)
     for line in study.levels(study.hue) if study.factorial else [None]:
@@ -118,7 +118,7 @@ def similarity(study: Study, measure: str) -> Panel | None:
     axes.set_xlabel(FACTORS.get(study.along, study.along))
     pad = 0.08 * ((levels[-1] - levels[0]) or 1)
     axes.set_xlim(levels[0] - pad, levels[-1] + pad)
-    return _panel(
+    return panel(
         figure,
         "Attack transfer against overlap" if measure == "transfer_auc" else LABELS.get(measure, measure),
         f"{LABELS.get(measure, measure)}{'' if measure == 'transfer_auc' else ' of the last layers'}. "
@@ -142,7 +142,7 @@ def scatter(study: Study, measure: str) -> Panel | None:
     ]
     if not points or not study.hue:
         return None
-    figure, axes = _canvas(2.5)
+    figure, axes = canvas(2.5)
     figure.subplots_adjust(left=0.17, right=0.96, bottom=0.17, top=0.96)
     axes.grid(True, axis="both")
     for record in study.ceiling:
@@ -162,7 +162,7 @@ def scatter(study: Study, measure: str) -> Panel | None:
         f"{number(min(column))} to {number(max(column))}" for column in ([p[1] for p in points], [p[2] for p in points])
     ]
     text = f"{len(points)} pairs; {LABELS.get(measure, measure)} from {spans[0]}, transfer score from {spans[1]}."
-    return _panel(figure, LABELS.get(measure, measure), text, f"{study.name}-scatter-{measure}")
+    return panel(figure, LABELS.get(measure, measure), text, f"{study.name}-scatter-{measure}")
 
 
 def transfer(study: Study, level: float | None = None) -> Panel | None:
@@ -173,7 +173,7 @@ def transfer(study: Study, level: float | None = None) -> Panel | None:
     Parameters: study; level, where `study.along` is held, None for everywhere.
     Returns: the panel, None with nothing to draw.
     """
-    figure, axes = _canvas(2.6)
+    figure, axes = canvas(2.6)
     figure.subplots_adjust(left=0.15, right=0.97, bottom=0.16, top=0.96)
     said, ticks = [], set()
     groups = [
@@ -221,7 +221,7 @@ def transfer(study: Study, level: float | None = None) -> Panel | None:
     axes.set_xlabel("ε, in 1/255 (L∞)")
     axes.set_ylabel("share the other gets wrong")
     title = "Transfer against ε" if level is None else f"{FACTORS.get(str(study.along), study.along)} {level:g}"
-    return _panel(
+    return panel(
         figure,
         title,
         "Share of jointly correct images that the other model gets wrong. " + "; ".join(said) + ".",
@@ -265,7 +265,7 @@ def forest(study: str, title: str, effects: Sequence[Mapping[str, Any]], labels:
     rows = [(label, e) for label, e in zip(labels, effects, strict=True) if isinstance(e.get("estimate"), (int, float))]
     if not rows:
         return None
-    figure, axes = _canvas(0.55 + 0.36 * len(rows))
+    figure, axes = canvas(0.55 + 0.36 * len(rows))
     height = figure.get_size_inches()[1]
     figure.subplots_adjust(left=0.03, right=0.97, bottom=0.32 / height, top=1 - 0.12 / height)
     axes.grid(True, axis="x")
@@ -301,7 +301,7 @@ def forest(study: str, title: str, effects: Sequence[Mapping[str, Any]], labels:
         f"{label}: {number(row['estimate'])} (95 % interval {number(row.get('low'))} to {number(row.get('high'))})"
         for label, row in rows
     )
-    return _panel(figure, title, said + ".", f"{study}-forest-{title}")
+    return panel(figure, title, said + ".", f"{study}-forest-{title}")
 
 
 def _bands(axes: Axes, study: Study, measure: str, found: list[float]) -> list[str]:
@@ -385,7 +385,7 @@ def _heatmap(
 ) -> Panel:
     from matplotlib.patches import Rectangle
 
-    figure, axes = _canvas(2.2, width=2.2)
+    figure, axes = canvas(2.2, width=2.2)
     figure.subplots_adjust(left=0.24, right=0.99, bottom=0.2, top=0.99)
     axes.grid(False)
     for i, line in enumerate(matrix):
@@ -418,7 +418,7 @@ def _heatmap(
     said = "; ".join(
         f"{rows[i] if i < len(rows) else i}: " + ", ".join(number(v) for v in line) for i, line in enumerate(matrix)
     )
-    return _panel(
+    return panel(
         figure,
         title,
         f"Mean over seeds, layers of the first model by layers of the second. {said}.",
@@ -426,7 +426,11 @@ def _heatmap(
     )
 
 
-def _ramp(step: int) -> str:
+def ramp(step: int) -> str:
+    """The placeholder of a step of the ramp.
+
+    Example: `css(ramp(3))`. Parameters: step, from 0 to RAMP - 1. Returns: a colour for `css`.
+    """
     return f"#fc00{step:02x}"
 
 
@@ -456,7 +460,11 @@ def css(color: str) -> str:
     )
 
 
-def _canvas(height: float, width: float = 3.5) -> tuple[Figure, Axes]:
+def canvas(height: float, width: float = 3.5) -> tuple[Figure, Axes]:
+    """An empty drawing in the page's style.
+
+    Example: `figure, axes = canvas(2.5)`. Parameters: height and width in inches. Returns: the figure and its axes.
+    """
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -467,7 +475,14 @@ def _canvas(height: float, width: float = 3.5) -> tuple[Figure, Axes]:
         return figure, figure.add_subplot()
 
 
-def _panel(figure: Figure, title: str, description: str, name: str) -> Panel:
+def panel(figure: Figure, title: str, description: str, name: str) -> Panel:
+    """The drawing as inline SVG, whose colours follow the page's theme.
+
+    Example: `panel(figure, "CKA", "CKA from 0.1 to 0.9.", "study-cka").svg`.
+
+    Parameters: figure; title; description, for those who cannot see it; name, of which there is one on a page.
+    Returns: the panel.
+    """
     import matplotlib
 
     name = re.sub(r"[^A-Za-z0-9]+", "-", name)

@@ -8,15 +8,13 @@ at any time. Estimates come from the run's effects; what the figures add (a mean
 from __future__ import annotations
 
 import base64
-import itertools
 import json
 import struct
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from repsim import figures, statistics
+from repsim import figures, statistics, theme
 from repsim.findings import (
     FACTORS,
     LABELS,
@@ -35,17 +33,6 @@ from repsim.findings import (
 
 if TYPE_CHECKING:
     from repsim.records import RunDirectory
-
-_RAMPS = {
-    "light": {
-        "ramp": ((0, "#b3660b"), (5, "#b0305c"), (10, "#3a1a78")),
-        "heat": ((0, "#edf3f1"), (8, "#4b9a97"), (15, "#053440")),
-    },
-    "dark": {
-        "ramp": ((0, "#ffd166"), (5, "#ff7aa2"), (10, "#a99bff")),
-        "heat": ((0, "#23272e"), (8, "#33807f"), (15, "#9cf0e0")),
-    },
-}
 
 
 def write_report(run: RunDirectory) -> Path:
@@ -81,8 +68,6 @@ def render(
     effects.json; artifacts PNG bytes by file name.
     Returns: one HTML document without scripts or outside references; the same input gives the same bytes.
     """
-    import jinja2
-
     rows = [
         row if "p_holm" in row else adjusted for row, adjusted in zip(effects, statistics.adjust(effects), strict=True)
     ]
@@ -95,16 +80,12 @@ def render(
             ]
         )
     )
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters["svg"] = _markup
-    template = environment.from_string(resources.files("repsim").joinpath("page.html.j2").read_text(encoding="utf-8"))
+    template = theme.environment().get_template("page.html.j2")
     sections = [_section(study_of(str(name), records), rows, records, failures, artifacts) for name in names]
     claimed = {sheet["name"] for section in sections for sheet in section["sheets"]}
     done, planned = len(records), len(cells) if cells is not None else None
     return template.render(
-        palette=_palette(),
+        palette=theme.palette(),
         sections=sections,
         effects=[_effect_row(row) for row in rows],
         failures=[_failure(failure) for failure in failures],
@@ -400,34 +381,3 @@ def _sheet(name: str, data: bytes, records: Sequence[Record]) -> dict[str, Any]:
         "height": height,
         "data": base64.b64encode(data).decode() if width else "",
     }
-
-
-def _markup(svg: str) -> Any:
-    from markupsafe import Markup
-
-    return Markup(svg)  # made by repsim.figures, which escapes every text
-
-
-def _palette() -> dict[str, str]:
-    themes = {}
-    for theme, ramps in _RAMPS.items():
-        lines = []
-        for name, stops in ramps.items():
-            for (start, one), (end, other) in itertools.pairwise(stops):
-                for step in range(start, end + (end == stops[-1][0])):
-                    share = (step - start) / (end - start)
-                    mixed = [
-                        round((1 - share) * int(one[k : k + 2], 16) + share * int(other[k : k + 2], 16))
-                        for k in (1, 3, 5)
-                    ]
-                    lines.append(f"--{name}-{step}:#{''.join(f'{channel:02x}' for channel in mixed)}")
-                    if name == "heat":
-                        lines.append(f"--on-heat-{step}:{'#000' if _luminance(mixed) > 0.179 else '#fff'}")
-        themes[theme] = ";".join(lines)
-    return themes
-
-
-def _luminance(color: Sequence[int]) -> float:
-    # WCAG 2: above .179 black text has the higher contrast, and either choice has at least 4.58
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (channel / 255 for channel in color)]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

@@ -53,7 +53,8 @@ STUDY: dict[str, set[str]] = {
     "records": set(),
     "findings": {"statistics"},
     "figures": {"statistics", "findings"},
-    "report": {"records", "statistics", "findings", "figures"},
+    "theme": set(),
+    "report": {"records", "statistics", "findings", "figures", "theme"},
 }
 BETWEEN: dict[str, set[str]] = {
     "activations": {"arrays", "interchange", "store"},
@@ -69,7 +70,7 @@ ROOMS: dict[str, set[str]] = {
     "cli": {"", *FLOOR, *LIBRARY, *BETWEEN, "records"},
     "__main__": {"cli"},
 }
-JOINS_EVERYTHING = "experiments"
+JOIN_EVERYTHING = ("experiments", "gallery")
 
 
 # ---------------------------------------------------------------------------------------------- cost
@@ -138,14 +139,14 @@ def room(module: str) -> str:
     parts = module.split(".")
     if len(parts) == 1:
         return ""
-    known = {*ROOMS, JOINS_EVERYTHING, "_core", "__main__"}
+    known = {*ROOMS, *JOIN_EVERYTHING, "_core", "__main__"}
     exists = (SOURCES / parts[1]).is_dir() or (SOURCES / f"{parts[1]}.py").is_file()
     return parts[1] if parts[1] in known or exists else ""
 
 
 def wrong_imports(module: str, path: Path, source: str | None = None) -> list[str]:
     here = module.split(".")[1] if "." in module else ""
-    if here == JOINS_EVERYTHING:
+    if here in JOIN_EVERYTHING:
         may: set[str] | None = None
     elif here in ROOMS:
         may = ROOMS[here] | {here}
@@ -200,6 +201,7 @@ def test_the_wings_do_not_touch() -> None:
         pytest.param("repsim.compare", "from repsim.cli import main", id="nobody-imports-the-command"),
         pytest.param("repsim.extraction.layers", "import repsim.measures", id="extraction-to-library"),
         pytest.param("repsim.cli.compare", "from repsim.experiments import load", id="command-to-studies"),
+        pytest.param("repsim.report", "from repsim.gallery import traps", id="nobody-imports-the-gallery"),
         pytest.param("repsim.helpers", "", id="a-module-without-a-place"),
     ],
 )
@@ -214,6 +216,7 @@ def test_an_import_the_wrong_way_is_seen(module: str, source: str) -> None:
         pytest.param("repsim.measures.cka", "from .hsic import hsic\nfrom ..arrays import rows", id="relative"),
         pytest.param("repsim.reductions", "from repsim import _core", id="native-module"),
         pytest.param("repsim.experiments.sweep", "from repsim import cka, records, data", id="experiments"),
+        pytest.param("repsim.gallery.page", "from repsim import cka, data, report, training", id="gallery"),
         pytest.param("repsim.report", "from repsim.records import RunDirectory", id="report-reads-records"),
         pytest.param("repsim.activations", "from repsim.store import Store\nimport torch", id="activations"),
         pytest.param("repsim.cli.look", "import repsim\nfrom repsim.terminal import Parser", id="command"),
