@@ -10,26 +10,22 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-CHECKOUT = Path(__file__).parents[1]
-# The checkout comes first on the path; where its native module was not built in place, an installed repsim is meant.
-if not list((CHECKOUT / "repsim").glob("_core.*.so")):
-    sys.path.sort(key=lambda entry: Path(entry).resolve() == CHECKOUT)
 try:
     importlib.import_module("repsim")
 except ImportError as error:
     print(f"bench: repsim is not installed, or its native module is not built: {error}", file=sys.stderr)
     sys.exit(2)
 
-from repsim.records import RunError, write_atomic  # noqa: E402
+from repsim.records import RunError, write_atomic
 
-from . import machine, profile  # noqa: E402
-from .contest import Case, ContestError, Op, Outcome, Terms, compete  # noqa: E402
-from .gemm import GEMM  # noqa: E402
-from .growth import GROWTH, measure, sizes  # noqa: E402
-from .kernel_sums import KERNEL_SUMS  # noqa: E402
-from .linear_cka import LINEAR_CKA  # noqa: E402
-from .nearest import NEAREST  # noqa: E402
-from .tables import growth_table, more_neighbours, show, table  # noqa: E402
+from . import machine, profile
+from .contest import Case, ContestError, Op, Outcome, Terms, compete
+from .gemm import GEMM
+from .growth import GROWTH, measure, sizes
+from .kernel_sums import KERNEL_SUMS
+from .linear_cka import LINEAR_CKA
+from .nearest import NEAREST
+from .tables import growth_table, more_neighbours, show, table
 
 PARTS: dict[str, tuple[Op, ...]] = {
     **{op.name: (op,) for op in (NEAREST, KERNEL_SUMS, LINEAR_CKA)},

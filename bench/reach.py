@@ -23,7 +23,7 @@ import repsim
 from repsim.measures.registry import REGISTRY
 from repsim.records import write_atomic
 
-from . import machine
+from . import CHECKOUT, machine
 from .tables import exponent
 
 SECONDS, BYTES = 600.0, 8e9
@@ -80,7 +80,7 @@ def _grow(name: str, stop: float, last: int) -> tuple[list[Run], str]:
     while n <= last:
         command = [sys.executable, "-m", "bench.reach", "--one", name, str(n)]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=40 * stop)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=40 * stop, cwd=CHECKOUT)
         except subprocess.TimeoutExpired:
             return runs, "time"
         if done.returncode:

@@ -28,6 +28,7 @@ from bench import (  # noqa: E402
     nearest,
     page_cache,
     profile,
+    reach,
     tables,
     timer,
 )
@@ -416,3 +417,34 @@ def test_a_bad_flag_is_one_clear_error(words: list[str], message: str, capsys: p
         main(words)
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------------------------------- reach
+
+
+def test_reach_measures_until_it_is_told_to_stop(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    page = tmp_path / "reach.md"
+    assert reach.main(["--measures", "procrustes", "pls", "--last", "1000", "--markdown", str(page)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert page.read_text().splitlines() == lines
+    assert lines[0] == "| " + " | ".join(reach.COLUMNS) + " |"
+    for line, name in zip(lines[2:4], ("procrustes", "pls"), strict=True):
+        cells = line.strip("| ").split(" | ")
+        assert cells[:2] == [name, "1,000"]
+        assert float(cells[2]) > 0
+
+
+def test_reach_of_a_measure_that_refuses_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reach, "FIRST", 10_000)
+    runs, why = reach._grow("kernel_ridge", 8.0, 10_000)
+    assert runs == []
+    assert why.startswith("ValueError: [kernel_ridge] expected")
+
+
+def test_reach_carries_on_the_power_that_fits() -> None:
+    runs = [reach.Run(n, 1e-6 * n**1.5, int(8 * n * 1000)) for n in (16_000, 32_000, 64_000)]
+    row = reach._row("some", runs, "time")
+    assert row[:2] == ("some", "64,000")
+    assert float(row[5]) == pytest.approx((600 / 1e-6) ** (1 / 1.5), rel=0.05)
+    assert float(row[6]) == pytest.approx(1e6, rel=0.05)
+    assert reach._row("none", [], "refused")[1:] == ("-", "-", "-", "-", "-", "-", "refused")
