@@ -447,4 +447,8 @@ def test_reach_carries_on_the_power_that_fits() -> None:
     assert row[:2] == ("some", "64,000")
     assert float(row[5]) == pytest.approx((600 / 1e-6) ** (1 / 1.5), rel=0.05)
     assert float(row[6]) == pytest.approx(1e6, rel=0.05)
+    assert reach._declared("mutual_knn") == 2
+    assert reach._declared("procrustes") == 1
+    flat = [reach.Run(n, 1.0, 0) for n in (1000, 2000, 4000)]  # what a call costs however few the inputs
+    assert reach._row("procrustes", flat, "")[4:6] == ("0.00", "2.4e+06")
     assert reach._row("none", [], "refused")[1:] == ("-", "-", "-", "-", "-", "-", "refused")
