@@ -1,8 +1,8 @@
 """``python -m bench.reach``: how many inputs every measure reaches in 10 minutes and 8 GB here, from growing runs.
 
 Each measure runs at n, 2n, 4n, ... until a run takes longer than it should, holds more than it should, or is refused.
-What follows for 10 minutes and 8 GB is carried on from the last run: time by the power of n that fits the last three, or
-by that of the cost which the measure declares if it is higher (short runs look better than they are), memory by the
+What follows for 10 minutes and 8 GB is carried on from the last run: time by the power of n that fits the last three,
+or by that of the cost which the measure declares if it is higher (short runs look better than they are), memory by the
 power that fits.
 """
 
