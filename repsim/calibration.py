@@ -86,9 +86,21 @@ def normal_p(z: float) -> float:
     return Null(0.0, 1.0).p(z)
 
 
-def add_one_p(value: float, null: np.ndarray) -> float:
-    """One-sided permutation p-value (1 + number of null values >= value) / (1 + permutations)."""
-    return float((1 + np.count_nonzero(null >= value)) / (1 + len(null)))
+def add_one_p(value: float, null: np.ndarray, kind: str = "similarity") -> float:
+    """One-sided permutation p-value (1 + number of null values >= value) / (1 + permutations); <= for a "distance"."""
+    as_extreme = null >= value if kind == "similarity" else null <= value
+    return float((1 + np.count_nonzero(as_extreme)) / (1 + len(null)))
+
+
+def jackknife_error(values: np.ndarray) -> float:
+    """Standard error from the values without each input, or without each of as many groups of them (Tukey 1958)."""
+    n = len(values)
+    return math.sqrt((n - 1) / n * float(((values - values.mean()) ** 2).sum()))
+
+
+def mean_error(terms: np.ndarray) -> float:
+    """The delete-one jackknife standard error of the mean of terms [n]: sd / sqrt(n); NaN for a single one."""
+    return float(terms.std(ddof=1) / np.sqrt(len(terms))) if len(terms) > 1 else math.nan
 
 
 def sampled_null(draws: np.ndarray) -> Null:

@@ -204,13 +204,18 @@ def compare(
     cpus, budget = thread_count(threads, function="compare"), memory_budget(memory, function="compare")
     drawn = _SAMPLED_BY_DEFAULT if permutations is None else permutations
     plan = Plan(permutations or 0, seed, jackknife)
-    _check_options(chosen, [*rows_a, *rows_b], k, metric, drawn, plan)
-
-    searched = [*rows_a, *rows_b] if any(measure in _GRAPH_MEASURES for measure in chosen) else []
     evaluated = {name: _method(name, options.get(name, {})) for name in chosen if name not in _OF_THEIR_OWN}
     for name in set(chosen).intersection(_OF_THEIR_OWN, options):
         if options[name]:
             raise ValueError(f"[compare] expected no options for {name}, got {dict(options[name])!r}")
+    least_rows = _LEAST_ROWS | {name: method.least_rows for name, method in evaluated.items()}
+    _check_rows(chosen, [*rows_a, *rows_b], least_rows)
+    if evaluated:
+        plan.check(function="compare")
+        plan.check_groups(len(rows_a[0]), function="compare")
+    _check_graph_options(chosen, len(rows_a[0]), k, metric, drawn, seed)
+
+    searched = [*rows_a, *rows_b] if any(measure in _GRAPH_MEASURES for measure in chosen) else []
     steps = count(1)
     pairs = len(rows_a) * len(rows_b)
     total = len(searched) + len(chosen) - len(evaluated) + len(evaluated) * plan.steps(pairs)
@@ -259,33 +264,25 @@ def _method(measure: str, options: Mapping[str, Any]) -> Method[Any]:
     return make(**options)
 
 
-def _least_rows(measure: str) -> int:
-    return _LEAST_ROWS[measure] if measure in _LEAST_ROWS else _method(measure, {}).least_rows
-
-
-def _check_options(
-    measures: Sequence[str], layers: Sequence[Rows], k: int, metric: str, permutations: int, plan: Plan
-) -> None:
+def _check_rows(measures: Sequence[str], layers: Sequence[Rows], least_rows: Mapping[str, int]) -> None:
     for rows in layers:
         same_inputs(layers[0], rows, function="compare")
     n = len(layers[0])
-    if set(measures) - set(_OF_THEIR_OWN):
-        plan.check(function="compare")
-        if plan.jackknife and not 2 <= plan.jackknife <= n:
-            raise ValueError(f"[compare] expected jackknife 0 or between 2 and the {n} inputs, got {plan.jackknife}")
     for measure in measures:
         if measure not in _OF_THEIR_OWN and REGISTRY[measure].same_width:
             _check_widths(measure, layers)
-        if n < _least_rows(measure):
-            raise ValueError(
-                f"[compare] expected {layers[0].name} with at least {_least_rows(measure)} rows for {measure}, got {n}"
-            )
+        least = least_rows[measure]
+        if n < least:
+            raise ValueError(f"[compare] expected {layers[0].name} with at least {least} rows for {measure}, got {n}")
+
+
+def _check_graph_options(measures: Sequence[str], n: int, k: int, metric: str, permutations: int, seed: int) -> None:
     if any(measure in _GRAPH_MEASURES for measure in measures):
         among = neighbours.GRAM_METRICS if "cknna" in measures else neighbours.METRICS
         neighbours.check_metric(metric, function="compare", among=among)
         neighbours.check_k(k, n - 1, n, function="compare")
     if any(measure in _SAMPLED for measure in measures):
-        neighbours.check_relabellings(permutations, plan.seed, least=2, function="compare")
+        neighbours.check_relabellings(permutations, seed, least=2, function="compare")
 
 
 def _check_widths(measure: str, layers: Sequence[Rows]) -> None:

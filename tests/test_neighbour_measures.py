@@ -17,6 +17,7 @@ from list_oracles import as_lists
 from random_graphs import graph_of, near, random_graph, random_lists, related
 
 import repsim
+from repsim import calibration
 from repsim.measures import list_means, neighbour_ranks, neighbour_sets
 
 MEANS = {
@@ -276,12 +277,12 @@ def test_standard_error_is_that_of_leaving_one_input_out(measure: str) -> None:
     terms = list_means.per_input_terms(MEANS[measure], repsim.nearest(x, 5), repsim.nearest(y, 5))
     left_out = np.array([np.delete(terms, i).mean() for i in range(60)])
     expected = np.sqrt(59 / 60 * ((left_out - left_out.mean()) ** 2).sum())
-    assert list_means.standard_error(terms) == pytest.approx(expected, rel=1e-10)
+    assert calibration.mean_error(terms) == pytest.approx(expected, rel=1e-10)
     assert terms.mean() == pytest.approx(value(measure, x, y, k=5, permutations=2), rel=1e-13)
 
 
 def test_standard_error_of_one_term() -> None:
-    assert np.isnan(list_means.standard_error(np.ones(1)))
+    assert np.isnan(calibration.mean_error(np.ones(1)))
 
 
 # ---------------------------------------------------------------------------------------------- bad graphs

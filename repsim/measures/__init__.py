@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from types import ModuleType
 
-from . import (
+# Importing a family registers its measures.
+from . import (  # noqa: F401
     attention,
     cca,
     cka,
@@ -40,29 +41,4 @@ class _Measures(ModuleType):
 
 sys.modules[__name__].__class__ = _Measures
 
-# Importing a family registers its measures.
-FAMILIES = (
-    cka,
-    neighbour_sets,
-    neighbour_ranks,
-    neighbour_scores,
-    shapes,
-    cca,
-    pls,
-    regression,
-    kernel_ridge,
-    rsa,
-    distance_correlation,
-    statistics,
-    intrinsic_dimension,
-    labelled_statistics,
-    matching,
-    spectra,
-    neurons,
-    identifiability,
-    attention,
-    functional,
-    topology,
-)
-
-__all__ = ["FAMILIES", "REGISTRY", "Measure"]
+__all__ = ["REGISTRY", "Measure"]

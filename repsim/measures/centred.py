@@ -196,9 +196,3 @@ def _in_feature_space(rows: Sequence[Rows], left: int) -> bool:
     flop = reductions.feature_space_flop(rows, left)
     small = flop < SMALL_FLOP and max(r.depth for r in rows) <= len(rows[0])
     return (small or flop <= reductions.tiles_flop(rows)) and all(map(reductions.has_fourth_powers, rows))
-
-
-def jackknife_error(values: np.ndarray) -> float:
-    """Standard error from the values without each input (Tukey 1958)."""
-    n = len(values)
-    return math.sqrt((n - 1) / n * float(((values - values.mean()) ** 2).sum()))

@@ -10,8 +10,9 @@ import numpy as np
 
 from ..arguments import Progress
 from ..arrays import tracks_gradient
+from ..calibration import jackknife_error
 from ..kernels import Kernel
-from .centred import centred_kernels, checked_sides, jackknife_error
+from .centred import centred_kernels, checked_sides
 from .registry import Measure, invariant_to, register
 from .similarity import Grid, Similarity, grid_of
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import reductions
 from ..arguments import thread_count
-from ..calibration import Null, add_one_p
+from ..calibration import Null, add_one_p, mean_error
 from .neighbours import Neighbours, check_relabellings, graph_pair, one_kind
 from .similarity import Grid, Similarity, grid_of
 
@@ -50,18 +50,13 @@ def per_input_terms(measure: ListMean, x: Neighbours, y: Neighbours, *, threads:
     return measure.value(reductions.list_terms(measure.lists(x), y.indices, measure.statistic, threads=cpus), 1, x.k)
 
 
-def standard_error(terms: np.ndarray) -> float:
-    """The delete-one jackknife standard error of the mean of terms [n]: sd / sqrt(n).
+def standard_errors(terms: Callable[[int, int], np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    """The standard error of the mean of the terms of every pair [L1, L2].
 
     It takes the graphs as fixed. The neighbours of an input are other inputs, so that the terms of a new sample would
     not be independent of each other as this has it.
     """
-    return float(terms.std(ddof=1) / np.sqrt(len(terms))) if len(terms) > 1 else np.nan
-
-
-def standard_errors(terms: Callable[[int, int], np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
-    """:func:`standard_error` of every pair [L1, L2] from its terms."""
-    return np.array([[standard_error(terms(i, j)) for j in range(shape[1])] for i in range(shape[0])])
+    return np.array([[mean_error(terms(i, j)) for j in range(shape[1])] for i in range(shape[0])])
 
 
 def grid_of_means(

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..arguments import Progress, thread_count, whole_number
 from ..arrays import Rows, as_rows, same_inputs
-from ..calibration import sampled_null
+from ..calibration import add_one_p, jackknife_error, sampled_null
 from .similarity import Grid
 
 State = TypeVar("State")
@@ -46,6 +46,16 @@ class Plan:
     permutations: int = 0
     seed: int = 0
     jackknife: int = 0
+
+    def check_groups(self, n: int, *, function: str) -> None:
+        """Refuse groups that n inputs cannot be dealt to.
+
+        Raises
+        ------
+        ValueError: as said.
+        """
+        if self.jackknife and not 2 <= self.jackknife <= n:
+            raise ValueError(f"[{function}] expected jackknife 0 or between 2 and the {n} inputs, got {self.jackknife}")
 
     def check(self, *, function: str) -> None:
         """Refuse what are no counts.
@@ -102,7 +112,7 @@ def evaluate_grid(
             kept[group] = False
             left, right = (prepared([replace(r, values=r.values[kept]) for r in side]) for side in (xs, ys))
             between(left, right, left_out)
-        errors = np.sqrt((plan.jackknife - 1) * without.var(axis=0))
+        errors = np.apply_along_axis(jackknife_error, 0, without)
     return _grid(values, draws, n, options, kind, errors)
 
 
@@ -114,8 +124,7 @@ def _grid(
         for i, j in np.ndindex(*values.shape):
             null = sampled_null(draws[:, i, j])
             mean[i, j], sd[i, j], skewness[i, j] = null.mean, null.sd, null.skewness
-        as_extreme = draws >= values if kind == "similarity" else draws <= values
-        p = (1 + as_extreme.sum(axis=0)) / (1 + len(draws))
+            p[i, j] = add_one_p(values[i, j], draws[:, i, j], kind)
     asked = "not asked for"
     return Grid(
         values, mean, sd, skewness, p, errors, n, dict(options), "float64",
@@ -161,8 +170,7 @@ def evaluate(
         raise ValueError(f"[{name}] expected at least {method.least_rows} inputs, got {n}")
     if same_width and rows_x.depth != rows_y.depth:
         raise ValueError(f"[{name}] expected y with {rows_x.depth} columns like x, got {rows_y.depth}")
-    if jackknife and not 2 <= jackknife <= n:
-        raise ValueError(f"[{name}] expected jackknife 0 or between 2 and the {n} inputs, got {jackknife}")
+    plan.check_groups(n, function=name)
     grid = evaluate_grid(
         method, [rows_x], [rows_y], options=options, kind=kind, plan=plan, threads=cpus, progress=progress
     )

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from .method import Method, evaluate
+from .similarity import RESULTS
 
 # What may be done to the rows of either side, or of both, without changing the value. An orthogonal map may be a
 # permutation; an invertible linear map either, or a scaling; an affine map is that and a translation.
 INVARIANCES = ("permutation", "orthogonal", "isotropic_scaling", "translation", "invertible_linear", "affine")
-KINDS = ("similarity", "distance")
 # What a measure is of. Those of representations take two arrays [n, d] and [n, d'] of the same inputs and can be asked
 # for by name in repsim.compare; those of labelled representations take a label of every input besides.
 TAKES = ("representations", "labelled representations", "outputs", "attention", "embeddings")
@@ -58,11 +58,10 @@ class Measure:
     note: str = ""
     method: Callable[..., Method[Any]] | None = None
     self_value: float | None = None
-    function: Callable[..., Any] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         unknown = self.invariances - set(INVARIANCES)
-        if unknown or self.kind not in KINDS or self.takes not in TAKES:
+        if unknown or self.kind not in RESULTS or self.takes not in TAKES:
             raise ValueError(f"[Measure] expected known words in the account of {self.name}, got {self!r}")
 
     def evaluate(self, x: Any, y: Any, options: Mapping[str, Any], **how: Any) -> Any:

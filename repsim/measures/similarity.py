@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from ..arguments import positive_number
-from ..calibration import Null
+from ..calibration import Null, add_one_p
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -209,6 +209,9 @@ class Distance(Result):
         return max((threshold - self.value) / threshold, 0.0)
 
 
+RESULTS: dict[str, type[Similarity] | type[Distance]] = {"similarity": Similarity, "distance": Distance}
+
+
 @dataclass(frozen=True, eq=False)
 class Grid:
     """One measure between every layer of one model and every layer of another: all arrays are [L1, L2] float64.
@@ -239,8 +242,7 @@ class Grid:
         numbers = (self.values, self.null_mean, self.null_sd, self.null_skewness, self.p, self.standard_error)
         value, mean, sd, skewness, p, *error = (float(array[i, j]) for array in numbers if array is not None)
         null = Null(mean, sd, skewness)
-        result = Similarity if self.kind == "similarity" else Distance
-        return result(
+        return RESULTS[self.kind](
             value, measure, self.n, self.options, self.precision, null, self.null_from, p, self.p_from, *error
         )
 
@@ -254,8 +256,8 @@ class Grid:
         sign = 1.0 if self.kind == "similarity" else -1.0
         i, j = map(int, np.unravel_index(np.argmax(sign * self.values), self.values.shape))
         if self.draws is not None:
-            reached = (sign * self.draws).max(axis=(1, 2)) >= sign * self.values[i, j]
-            return i, j, float((1 + reached.sum()) / (1 + len(reached))), "permutations of the best"
+            best_by_chance = (sign * self.draws).max(axis=(1, 2))
+            return i, j, add_one_p(sign * self.values[i, j], best_by_chance), "permutations of the best"
         pairs = self.values.size
         return i, j, min(float(self.p[i, j]) * pairs, 1.0), f"{self.p_from} x {pairs} pairs"
 

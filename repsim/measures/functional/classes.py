@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...calibration import Null
+from ...calibration import Null, jackknife_error
 from ..registry import Measure, invariant_to, register
 from ..similarity import Distance, Similarity
 from .outputs import predicted_pair, relabellings, result_of, true_labels
@@ -137,7 +137,7 @@ def _compare(
     found, n = float(value(counts)), counts.n
     with np.errstate(divide="ignore", invalid="ignore"):  # no value without one of the inputs: no standard error
         without = value(left_out)
-        error = float(np.sqrt((n - 1) / n * ((without - without.mean()) ** 2).sum()))
+        error = jackknife_error(without)
     if not by_chance:
         return result_of(measure, found, n, {}, error=error)
     agreements = predictions.agreements()

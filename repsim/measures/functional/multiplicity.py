@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...arguments import positive_number, whole_number
+from ...calibration import mean_error
 from ..registry import Measure, register
 from ..similarity import Distance
 from .outputs import Probabilities, class_scores, like, predicted, result_of
@@ -103,8 +104,7 @@ def ambiguity(baseline: Any, models: Sequence[Any]) -> Distance:
     """
     conflicts = _conflicts(baseline, models, function="ambiguity")
     found, n = conflicts.any(axis=0), conflicts.shape[1]
-    error = float(found.std(ddof=1) / np.sqrt(n))
-    return result_of(AMBIGUITY, float(found.mean()), n, {"models": len(conflicts)}, error=error)
+    return result_of(AMBIGUITY, float(found.mean()), n, {"models": len(conflicts)}, error=mean_error(found))
 
 
 def discrepancy(baseline: Any, models: Sequence[Any]) -> Distance:
@@ -166,8 +166,7 @@ def rashomon_capacity(
     found = rashomon_capacities(models, logits=logits, tolerance=tolerance, iterations=iterations)
     n, gap = len(found.bits), float(found.gap.max())
     options = {"models": len(models), "logits": logits, "tolerance": tolerance, "gap": gap}
-    error = float(found.bits.std(ddof=1) / np.sqrt(n))
-    return result_of(RASHOMON_CAPACITY, float(found.bits.mean()), n, options, error=error)
+    return result_of(RASHOMON_CAPACITY, float(found.bits.mean()), n, options, error=mean_error(found.bits))
 
 
 def rashomon_capacities(

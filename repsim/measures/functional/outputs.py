@@ -11,10 +11,10 @@ import numpy as np
 
 from ...arguments import whole_number
 from ...arrays import Rows, as_rows, same_inputs
-from ...calibration import Null, sampled_null
+from ...calibration import Null, add_one_p, mean_error, sampled_null
 from ...reductions import not_finite
 from ..registry import Measure
-from ..similarity import Distance, Similarity
+from ..similarity import RESULTS
 
 # How far from 1 probabilities may sum: what rounding each of them to its dtype can do to many classes, and room.
 _SUM_TOLERANCE = {"float16": 1e-2, "bfloat16": 1e-2, "float32": 1e-4, "float64": 1e-4}
@@ -252,9 +252,7 @@ def mean_over_inputs(
     observed = terms(None)
     random = np.random.default_rng(seed)
     draws = np.array([terms(random.permutation(n)).mean() for _ in range(permutations)])
-    return result_of(
-        measure, float(observed.mean()), n, options, draws=draws, error=float(observed.std(ddof=1) / np.sqrt(n))
-    )
+    return result_of(measure, float(observed.mean()), n, options, draws=draws, error=mean_error(observed))
 
 
 def relabellings(permutations: Any, seed: Any, *, function: str) -> None:
@@ -278,19 +276,16 @@ def result_of(
 
     ``draws`` is None for a measure that relabelling says nothing about, and empty where none were asked for.
     """
-    similarity = measure.kind == "similarity"
     null, null_from, p, p_from = Null(np.nan, np.nan, np.nan), "none", np.nan, "none"
     if exact is not None:
         null, null_from = exact, exact_from
         # A distance below chance is what a similarity above it is.
-        p, p_from = exact.p(value if similarity else 2 * exact.mean - value), "normal"
+        p, p_from = exact.p(value if measure.kind == "similarity" else 2 * exact.mean - value), "normal"
     elif draws is not None:
         null_from = p_from = "not asked for"
     if draws is not None and len(draws):
         relabelled = np.asarray(draws)
         if exact is None:
             null, null_from = sampled_null(relabelled), f"{len(relabelled)} relabellings"
-        closer = np.count_nonzero(relabelled >= value if similarity else relabelled <= value)
-        p, p_from = (1 + int(closer)) / (1 + len(relabelled)), "permutations"
-    kind = Similarity if similarity else Distance
-    return kind(value, measure.name, n, options, "float64", null, null_from, p, p_from, error)
+        p, p_from = add_one_p(value, relabelled, measure.kind), "permutations"
+    return RESULTS[measure.kind](value, measure.name, n, options, "float64", null, null_from, p, p_from, error)
