@@ -40,13 +40,23 @@ class Chapter:
     code: str
 
 
+_Table = tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]  # head, and rows
+
+
 def _column(rows: Sequence[Mapping[str, float]], name: str) -> list[float]:
     return [float(row[name]) for row in rows]
 
 
-def _table(rows: Sequence[Mapping[str, float]]) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+def _table(rows: Sequence[Mapping[str, float]]) -> _Table:
     cells = tuple((f"{first:g}", *map(shown, rest)) for first, *rest in (tuple(row.values()) for row in rows))
     return tuple(rows[0]), cells
+
+
+def _tables(first: Sequence[Mapping[str, float]], second: Sequence[Mapping[str, float]]) -> _Table:
+    """One table under the other, the second with its head in between; shorter rows end in empty cells."""
+    (head, numbers), (other_head, other_numbers) = _table(first), _table(second)
+    width = max(len(head), len(other_head))
+    return head, tuple((*row, *[""] * (width - len(row))) for row in (*numbers, other_head, *other_numbers))
 
 
 def _code(*functions: Callable[..., Any]) -> str:
@@ -126,9 +136,7 @@ def anisotropy(size: Size, seed: int) -> Chapter:
     """A common mean, and one huge dimension."""
     means = traps.common_mean(size.inputs, COLUMNS, MEANS, seed)
     huge = traps.huge_dimension(size.inputs, COLUMNS, DIMENSIONS, seed)
-    (mean_head, mean_numbers), (huge_head, huge_numbers) = _table(means), _table(huge)
-    width = max(len(mean_head), len(huge_head))
-    padded = [(*row, *[""] * (width - len(row))) for row in (*mean_numbers, huge_head, *huge_numbers)]
+    head, numbers = _tables(means, huge)
     return Chapter(
         "anisotropy",
         "A common direction, a huge dimension",
@@ -183,8 +191,8 @@ def anisotropy(size: Size, seed: int) -> Chapter:
                 ],
             ),
         ),
-        mean_head,
-        tuple(padded),
+        head,
+        numbers,
         _code(traps.common_mean, traps.huge_dimension),
     )
 
@@ -229,8 +237,7 @@ def copies_and_ties(size: Size, seed: int) -> Chapter:
     """Duplicates, and distances that are equal."""
     twice = traps.duplicates(size.inputs, COLUMNS, COPIES, seed, k=10)
     tied = traps.ties(size.inputs, UNITS, LEVELS, seed)
-    (head, numbers), (tied_head, tied_numbers) = _table(twice), _table(tied)
-    padded = [(*row, *[""] * (len(head) - len(row))) for row in (*numbers, tied_head, *tied_numbers)]
+    head, numbers = _tables(twice, tied)
     last, coarse = twice[-1], tied[0]
     return Chapter(
         "ties",
@@ -273,7 +280,7 @@ def copies_and_ties(size: Size, seed: int) -> Chapter:
             ),
         ),
         head,
-        tuple(padded),
+        numbers,
         _code(traps.duplicates, traps.ties),
     )
 

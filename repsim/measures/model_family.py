@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays import Rows, as_rows
-from ..reductions import not_finite
+from ..reductions import finite_block
 
 _BLOCK = 2**20  # numbers of one temporary
 # Of a spread, against the parts that it is the sum of: what rounding alone may leave.
@@ -84,9 +84,7 @@ def _model(value: Any, name: str, function: str) -> Model:
         )
     for rows in (f, g):
         for part in parts(len(rows), rows.depth):
-            bad = ~np.isfinite(rows.wide(part)).all(axis=1)
-            if bad.any():
-                raise not_finite(rows, part.start + int(bad.argmax()), function=function)
+            finite_block(rows, part, function=function)
     labels = g.wide(slice(None))
     labels -= labels[0]  # so that equal labels stay exactly equal, wherever they lie
     return Model(f, labels - labels.mean(axis=0), name)

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from .list_means import ListMean, grid_of_means, mean, mean_of_pair, share_of_k
-from .neighbours import Neighbours
-from .registry import register_neighbours
+from .neighbours import Neighbours, register_neighbours
 from .similarity import Grid, Similarity
 
 

@@ -11,8 +11,15 @@ from .. import reductions
 from ..arguments import thread_count
 from ..arrays import Rows, as_rows, same_inputs
 from .list_means import every_pair, sampled_grid, standard_errors
-from .neighbours import GRAM_METRICS, Neighbours, check_metric, check_relabellings, graph_pair, one_kind
-from .registry import register_neighbours
+from .neighbours import (
+    GRAM_METRICS,
+    Neighbours,
+    check_metric,
+    check_relabellings,
+    graph_pair,
+    one_kind,
+    register_neighbours,
+)
 from .similarity import Grid, Similarity
 
 register_neighbours(

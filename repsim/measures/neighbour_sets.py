@@ -18,8 +18,7 @@ from .list_means import (
     share_of_k,
     standard_errors,
 )
-from .neighbours import Neighbours, check_relabellings, graph_pair, one_kind
-from .registry import register_neighbours
+from .neighbours import Neighbours, check_relabellings, graph_pair, one_kind, register_neighbours
 from .similarity import Grid, Similarity, grid_of
 
 MUTUAL_KNN = ListMean("mutual_knn", "shared", share_of_k)

@@ -15,10 +15,31 @@ from .. import reductions
 from ..arguments import Progress, memory_budget, thread_count, whole_number
 from ..arrays import as_rows, same_inputs
 from .graph_file import read_graph, write_graph
+from .registry import Measure, invariant_to, register
 
 METRICS = ("cosine", "inner_product", "euclidean")
 FILTERS = ("auto", "float32", "bfloat16")
 GRAM_METRICS = ("cosine", "inner_product")  # those whose scores are the entries of a Gram matrix
+
+
+def register_neighbours(
+    name: str, formula: str, paper: str, *, low: float = 0.0, high: float = 1.0, **account: Any
+) -> Measure:
+    """Add a measure of two neighbour graphs: with the default metric, the cosine, lengths of rows do not matter."""
+    return register(
+        Measure(
+            name=name,
+            family="neighbours",
+            kind="similarity",
+            low=low,
+            high=high,
+            formula=formula,
+            paper=paper,
+            invariances=invariant_to("orthogonal", "isotropic_scaling"),
+            cost="time n^2 (d + d'), memory n k",
+            **{"symmetric": True, "self_value": 1.0, **account},
+        )
+    )
 
 
 @dataclass(frozen=True, eq=False)

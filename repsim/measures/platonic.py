@@ -8,6 +8,7 @@ import numpy as np
 
 from ..arguments import positive_number
 from ..arrays import as_rows
+from ..reductions import finite_block
 
 
 def platonic_rows(x: Any, *, quantile: float = 0.95) -> np.ndarray:
@@ -38,12 +39,7 @@ def platonic_rows(x: Any, *, quantile: float = 0.95) -> np.ndarray:
     rows = as_rows(x, function="platonic_rows", name="x")
     if positive_number(quantile, "quantile", function="platonic_rows") > 1:
         raise ValueError(f"[platonic_rows] expected quantile above 0 and at most 1, got {quantile}")
-    values = rows.wide(slice(None))
-    finite = np.isfinite(values).all(axis=1)
-    if not finite.all():
-        raise ValueError(
-            f"[platonic_rows] expected x with finite values, got NaN or infinity in row {int(finite.argmin())}"
-        )
+    values = finite_block(rows, slice(None), function="platonic_rows")
     if quantile < 1:
         at = int(quantile * values.size)
         bound = np.partition(np.abs(values).ravel(), at)[at]

@@ -82,26 +82,6 @@ def invariant_to(*names: str) -> frozenset[str]:
     return frozenset(names).union(*(_IMPLIED.get(name, set()) for name in names))
 
 
-def register_neighbours(
-    name: str, formula: str, paper: str, *, low: float = 0.0, high: float = 1.0, **account: Any
-) -> Measure:
-    """Add a measure of two neighbour graphs: with the default metric, the cosine, lengths of rows do not matter."""
-    return register(
-        Measure(
-            name=name,
-            family="neighbours",
-            kind="similarity",
-            low=low,
-            high=high,
-            formula=formula,
-            paper=paper,
-            invariances=invariant_to("orthogonal", "isotropic_scaling"),
-            cost="time n^2 (d + d'), memory n k",
-            **{"symmetric": True, "self_value": 1.0, **account},
-        )
-    )
-
-
 def register(measure: Measure) -> Measure:
     """Add a measure to the table of all."""
     if measure.name in REGISTRY:

@@ -1,6 +1,6 @@
 """Sums over all pairs of inputs and nearest neighbours, streamed: the only room that calls the native core."""
 
-from .centre import column_sums, equal_rows, not_finite, robust_centre, squared_norms
+from .centre import column_sums, equal_rows, finite_block, robust_centre, squared_norms
 from .dissimilarities import KINDS as DISSIMILARITIES
 from .dissimilarities import Dissimilarities, directions, dissimilarities_of, dissimilarity_pairs, dissimilarity_tiles
 from .distances import median_distance
@@ -45,6 +45,7 @@ __all__ = [
     "feature_row_terms",
     "feature_space_flop",
     "feature_sums",
+    "finite_block",
     "first_bad_list",
     "fold_products",
     "has_bfloat16",
@@ -55,7 +56,6 @@ __all__ = [
     "masked_hsic",
     "median_distance",
     "nearest",
-    "not_finite",
     "own_products",
     "pooled",
     "robust_centre",

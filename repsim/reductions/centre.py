@@ -70,6 +70,20 @@ def not_finite(rows: Rows, row: int, *, function: str) -> ValueError:
     return ValueError(f"[{function}] expected {rows.name} with finite values, got NaN or infinity in row {row}")
 
 
+def finite_block(rows: Rows, which: slice | np.ndarray, *, function: str) -> np.ndarray:
+    """The chosen rows in float64.
+
+    Raises
+    ------
+    ValueError: one of them is not finite; it is named.
+    """
+    block = rows.wide(which)
+    bad = ~np.isfinite(block).all(axis=1)
+    if bad.any():
+        raise not_finite(rows, int(np.arange(len(rows))[which][bad.argmax()]), function=function)
+    return block
+
+
 def squared_norms(rows: Rows, shift: np.ndarray | None, *, function: str, threads: int) -> np.ndarray:
     norms = np.empty(len(rows))
     for start, stop in rows.sweep():

@@ -12,7 +12,7 @@ import numpy as np
 from ...arguments import whole_number
 from ...arrays import Rows, as_rows, same_inputs
 from ...calibration import Null, add_one_p, mean_error, sampled_null
-from ...reductions import not_finite
+from ...reductions import finite_block
 from ..registry import Measure
 from ..similarity import RESULTS
 
@@ -94,20 +94,6 @@ class Directions:
         maps /= largest[:, None]  # the squares of tiny gradients would underflow
         maps /= np.sqrt((maps * maps).sum(axis=1, keepdims=True))
         return maps
-
-
-def finite_block(rows: Rows, which: slice | np.ndarray, *, function: str) -> np.ndarray:
-    """The chosen rows in float64.
-
-    Raises
-    ------
-    ValueError: one of them is not finite.
-    """
-    block = rows.wide(which)
-    bad = ~np.isfinite(block).all(axis=1)
-    if bad.any():
-        raise not_finite(rows, _row(which, int(bad.argmax())), function=function)
-    return block
 
 
 def _row(which: slice | np.ndarray, at: int) -> int:
