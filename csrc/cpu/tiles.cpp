@@ -32,7 +32,7 @@ inline void add_wide(Doubles (&sum)[2], Vector v) {
   HalfVector half[2];
   __builtin_memcpy(half, &v, sizeof v);
   for (int h = 0; h < 2; ++h) {
-#ifdef __AVX512F__  // GCC 12 would convert each half in two parts
+#ifdef __AVX512F__  // as in row_ops.cpp
     sum[h] += reinterpret_cast<Doubles>(_mm512_maskz_cvtps_pd(0xff, reinterpret_cast<__m256>(half[h])));
 #else
     sum[h] += __builtin_convertvector(half[h], Doubles);
