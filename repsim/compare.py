@@ -6,7 +6,6 @@ import csv
 import html
 import inspect
 import io
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -22,6 +21,7 @@ from .measures.neighbours import Neighbours
 from .measures.registry import REGISTRY
 from .measures.similarity import Grid
 from .store import Store, require_same_samples
+from .whole_files import whole_file
 
 # What a measure takes: the rows of both sides, or the graphs of their nearest neighbours; and the fewest inputs.
 _KERNEL_MEASURES: dict[str, dict[str, Any]] = {
@@ -316,13 +316,8 @@ def _layers(side: Any, name: str) -> dict[str, Rows]:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a file that is whole whenever it is under its name."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
+    with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _shown(layers: Sequence[str]) -> list[tuple[int | None, str]]:

@@ -6,13 +6,15 @@ import json
 import math
 import os
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from repsim.layout import STORAGE, Column
+from repsim.whole_files import whole_file
 
 IDS_TENSOR = "repsim.ids"
 _CODES = {"float16": "F16", "float32": "F32", "float64": "F64", "bfloat16": "BF16", "int64": "I64"}
@@ -74,28 +76,33 @@ def write_safetensors(
     Raises:
         Whatever `copy` raises; nothing is left at the path then.
     """
-    header: dict[str, Any] = {"__metadata__": metadata}
     # Wide elements first: every tensor then starts at a multiple of its element size.
     columns = sorted(columns, key=lambda column: -column.storage.itemsize)
-    offset = 0
-    for column in columns:
-        end = offset + rows * column.row_bytes
-        described = {"dtype": _CODES[column.dtype], "shape": column.shape(rows), "data_offsets": [offset, end]}
-        header[column.name or IDS_TENSOR] = described
-        offset = end
+    tensors = {column.name or IDS_TENSOR: (column.dtype, column.shape(rows)) for column in columns}
+    sizes = [rows * column.row_bytes for column in columns]
+    with whole_file(path) as temporary, open(temporary, "wb") as out:
+        out.write(safetensors_head(tensors, sizes, metadata)[0])
+        for column in columns:
+            copy(column, out)
+
+
+def safetensors_head(
+    tensors: Mapping[str, tuple[str, Sequence[int]]], sizes: Sequence[int], metadata: Mapping[str, str]
+) -> tuple[bytes, list[int]]:
+    """What a safetensors file begins with, before tensors that follow each other; and where each of them begins.
+
+    Args:
+        tensors: name to (dtype, shape), those of wide elements first, so that each is aligned to its elements.
+        sizes: their bytes.
+        metadata: kept in the header.
+    """
+    ends = list(accumulate(sizes, initial=0))
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    for (name, (dtype, shape)), start, end in zip(tensors.items(), ends[:-1], ends[1:], strict=True):
+        header[name] = {"dtype": _CODES[dtype], "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text = text.ljust(-(-len(text) // 8) * 8)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as out:
-            out.write(struct.pack("<Q", len(text)) + text)
-            for column in columns:
-                copy(column, out)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    return struct.pack("<Q", len(text)) + text, [8 + len(text) + start for start in ends[:-1]]
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -21,7 +21,8 @@ FLOOR = {
     "arrays": set(),
     "layout": set(),
     "native": set(),
-    "interchange": {"layout"},
+    "whole_files": set(),
+    "interchange": {"layout", "whole_files"},
     "store": {"arrays", "layout", "interchange"},
 }
 LIBRARY = {
@@ -29,7 +30,7 @@ LIBRARY = {
     "blocks": {"arguments", "arrays", "store"},
     "reductions": {"arguments", "arrays", "store", "kernels", "blocks", "_core"},
     "calibration": {"arguments", "arrays", "store", "kernels", "blocks", "reductions"},
-    "measures": {"arguments", "arrays", "store", "kernels", "blocks", "reductions", "calibration"},
+    "measures": {"arguments", "arrays", "store", "kernels", "blocks", "reductions", "calibration", "whole_files"},
     "streaming": {"arguments", "arrays", "kernels", "reductions", "calibration", "measures"},
     "comparison_page": {"measures"},
     "compare": {
@@ -42,6 +43,7 @@ LIBRARY = {
         "calibration",
         "measures",
         "comparison_page",
+        "whole_files",
     },
 }
 STUDY: dict[str, set[str]] = {
@@ -58,7 +60,7 @@ STUDY: dict[str, set[str]] = {
 }
 BETWEEN: dict[str, set[str]] = {
     "activations": {"arrays", "interchange", "store"},
-    "extraction": {"activations", "interchange", "layout", "store", "records"},
+    "extraction": {"activations", "interchange", "layout", "store", "records", "whole_files"},
     "terminal": {"records"},
 }
 ROOMS: dict[str, set[str]] = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,9 +18,8 @@ from repsim.extraction.checkpoint import Checkpoint
 from repsim.extraction.inputs import Images, Texts
 from repsim.extraction.layers import arguments_of, basis, provenance
 from repsim.extraction.tokens import tokenize
-from repsim.interchange import IDS_TENSOR
-
-_CODES = {"float32": "F32", "float16": "F16", "int64": "I64"}
+from repsim.interchange import IDS_TENSOR, safetensors_head
+from repsim.whole_files import whole_file
 
 
 def write_attention(
@@ -140,28 +138,17 @@ def _new_file(
     path: Path, shapes: dict[str, tuple[tuple[int, ...], str]], metadata: dict[str, Any]
 ) -> Iterator[dict[str, np.ndarray]]:
     """The tensors of a new safetensors file, zero and writable; it is under its name when the block ends well."""
-    header: dict[str, Any] = {"__metadata__": {"repsim": json.dumps(metadata)}}
-    offset = 0
-    for name, (shape, dtype) in shapes.items():  # the widest come first: every tensor is aligned to its elements
-        end = offset + math.prod(shape) * np.dtype(dtype).itemsize
-        header[name] = {"dtype": _CODES[dtype], "shape": shape, "data_offsets": [offset, end]}
-        offset = end
-    text = json.dumps(header).encode()
-    text = text.ljust(-(-len(text) // 8) * 8)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
+    described = {name: (dtype, shape) for name, (shape, dtype) in shapes.items()}
+    sizes = [math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in shapes.values()]
+    head, starts = safetensors_head(described, sizes, {"repsim": json.dumps(metadata)})
+    with whole_file(path) as temporary:
         with open(temporary, "wb") as file:
-            file.write(struct.pack("<Q", len(text)) + text)
-            file.truncate(8 + len(text) + offset)
-        tensors: dict[str, np.ndarray] = {}
-        for name, (shape, dtype) in shapes.items():
-            start = 8 + len(text) + header[name]["data_offsets"][0]
-            tensors[name] = np.memmap(temporary, dtype=dtype, mode="r+", offset=start, shape=shape)
+            file.write(head)
+            file.truncate(len(head) + sum(sizes))
+        tensors: dict[str, np.ndarray] = {
+            name: np.memmap(temporary, dtype=dtype, mode="r+", offset=start, shape=shape)
+            for (name, (shape, dtype)), start in zip(shapes.items(), starts, strict=True)
+        }
         yield tensors
         for tensor in tensors.values():
             tensor.flush()  # type: ignore[attr-defined]
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from ..whole_files import whole_file
 
 VERSION = 1
 _KEY = "repsim.Neighbours"  # of the file's metadata: JSON of version, fields and checksum
@@ -24,14 +25,8 @@ def write_graph(path: Path, arrays: Mapping[str, np.ndarray], fields: Mapping[st
     from safetensors.numpy import save_file
 
     about = {"version": VERSION, "fields": dict(fields), "sha256": _digest(arrays, fields)}
-    temporary = path.with_name(path.name + ".tmp")
-    try:
+    with whole_file(path) as temporary:
         save_file(dict(arrays), temporary, {_KEY: json.dumps(about, sort_keys=True)})
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_graph(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -124,7 +124,7 @@ def _grid(
         for i, j in np.ndindex(*values.shape):
             null = sampled_null(draws[:, i, j])
             mean[i, j], sd[i, j], skewness[i, j] = null.mean, null.sd, null.skewness
-            p[i, j] = add_one_p(values[i, j], draws[:, i, j], kind)
+            p[i, j] = add_one_p(float(values[i, j]), draws[:, i, j], kind)
     asked = "not asked for"
     return Grid(
         values, mean, sd, skewness, p, errors, n, dict(options), "float64",

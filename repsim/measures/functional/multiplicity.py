@@ -103,7 +103,7 @@ def ambiguity(baseline: Any, models: Sequence[Any]) -> Distance:
     Paper: Marx, Calmon and Ustun (2020), "Predictive multiplicity in classification".
     """
     conflicts = _conflicts(baseline, models, function="ambiguity")
-    found, n = conflicts.any(axis=0), conflicts.shape[1]
+    found, n = np.asarray(conflicts.any(axis=0)), conflicts.shape[1]
     return result_of(AMBIGUITY, float(found.mean()), n, {"models": len(conflicts)}, error=mean_error(found))
 
 
