@@ -18,6 +18,7 @@ from .measures.attention import (
     attention_jensen_shannon,
     attention_pearson,
     attention_rows,
+    attention_svcca,
     word_attention,
 )
 from .measures.cca import cca_mean, cca_mean_squared, pwcca, svcca
@@ -32,6 +33,7 @@ from .measures.functional.classes import (
 )
 from .measures.functional.multiplicity import ambiguity, discrepancy, rashomon_capacities, rashomon_capacity
 from .measures.functional.soft import jensen_shannon_divergence, prediction_difference, saliency_cosine, surrogate_churn
+from .measures.geometry_score import geometry_score
 from .measures.identifiability import d_fg, d_llv, d_svd, kl_divergence, logit_distance, mcca
 from .measures.intrinsic_dimension import intrinsic_dimension, intrinsic_dimension_difference
 from .measures.kernel_ridge import kernel_ridge
@@ -87,6 +89,7 @@ __all__ = [
     "attention_jensen_shannon",
     "attention_pearson",
     "attention_rows",
+    "attention_svcca",
     "bures",
     "cca_mean",
     "cca_mean_squared",
@@ -107,6 +110,7 @@ __all__ = [
     "edit_distance_knn",
     "eigenspace_overlap",
     "error_corrected_disagreement",
+    "geometry_score",
     "gulp",
     "hard_correlation_match",
     "hsic",

@@ -15,7 +15,7 @@ import repsim
 from repsim.measures.registry import INVARIANCES, REGISTRY
 
 BY_HEAD = ("attention_frobenius", "attention_pearson", "attention_jensen_shannon")
-NAMES = (*BY_HEAD, "attention_cka")
+NAMES = (*BY_HEAD, "attention_cka", "attention_svcca")
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -109,6 +109,42 @@ def test_all_heads_together(x: Any, y: Any) -> None:
     assert found == pytest.approx(kornblith(left, right), rel=1e-10)
     assert found == pytest.approx(float(repsim.cka(left, right, estimator="biased")), rel=1e-9)
     assert repsim.attention_cka(x, y, threads=1) == found
+
+
+def raghu(x: np.ndarray, y: np.ndarray, share: float, wu: bool) -> float:
+    """Mean canonical correlation of principal components, by singular vectors of the rows themselves."""
+    bases = []
+    for side in (x, y):
+        centred = side - side.mean(axis=0)
+        u, s, _ = np.linalg.svd(centred / centred.std(axis=0) if wu else centred, full_matrices=False)
+        before = int((np.cumsum(s**2) < share * np.sum(s**2)).sum())
+        bases.append(u[:, : before if wu else before + 1])
+    return float(np.linalg.svd(bases[0].T @ bases[1], compute_uv=False).mean())
+
+
+@pytest.mark.parametrize(("x", "y"), [case for case in SIDES if case.id != "one-head"])
+@pytest.mark.parametrize("variance", [0.99, 0.7])
+@pytest.mark.parametrize("variant", ["raghu2017", "wu2020"])
+def test_svcca_of_all_heads(x: Any, y: Any, variance: float, variant: str) -> None:
+    left, right = pairs_of_tokens(x), pairs_of_tokens(y)
+    found = repsim.attention_svcca(x, y, variance=variance, variant=variant)
+    assert found == pytest.approx(raghu(left, right, variance, variant == "wu2020"), rel=1e-9)
+    assert found == pytest.approx(float(repsim.svcca(left, right, variance=variance, variant=variant)), rel=1e-9)
+    assert found.options == {"variance": variance, "variant": variant}
+    assert (found.measure, found.n) == ("attention_svcca", len(x))
+
+
+def test_svcca_refuses() -> None:
+    x, y = attention(0), attention(1)
+    with pytest.raises(ValueError, match=r"^\[attention_svcca\] expected variance of at most 1, got 2$"):
+        repsim.attention_svcca(x, y, variance=2)
+    with pytest.raises(ValueError, match=r"^\[attention_svcca\] expected variant 'raghu2017' or 'wu2020', got 'wu'$"):
+        repsim.attention_svcca(x, y, variant="wu")
+    with pytest.raises(ValueError, match=r"^\[attention_svcca\] expected"):
+        repsim.attention_svcca(x, np.full(x.shape, 1 / 5))
+    one = attention(0, heads=1)
+    with pytest.raises(ValueError, match=r"^\[attention_svcca\] expected"):
+        repsim.attention_svcca(one, one, variant="wu2020")
 
 
 def test_golden() -> None:

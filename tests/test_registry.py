@@ -20,7 +20,10 @@ N, D = 48, 5
 OF_REPRESENTATIONS = [one for one in REGISTRY.values() if one.takes == "representations"]
 every_measure = pytest.mark.parametrize("measure", OF_REPRESENTATIONS, ids=lambda one: one.name)
 # Options under which a measure tells the representations below apart: within a threshold, all of them may be alike.
-TELLING: dict[str, dict[str, Any]] = {"maximum_matching": {"epsilon": 0.6}}
+TELLING: dict[str, dict[str, Any]] = {
+    "maximum_matching": {"epsilon": 0.6},
+    "geometry_score": {"landmarks": 8, "gamma": 0.3, "repetitions": 4},
+}
 with_method = pytest.mark.parametrize("measure", [m for m in OF_REPRESENTATIONS if m.method], ids=lambda one: one.name)
 
 

@@ -12,6 +12,7 @@ from . import (  # noqa: F401
     cka,
     distance_correlation,
     functional,
+    geometry_score,
     identifiability,
     intrinsic_dimension,
     kernel_ridge,

@@ -6,14 +6,15 @@ Attention is given as an array [inputs, heads, tokens, tokens], or where inputs 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..arguments import thread_count
-from ..arrays import Rows, as_rows
 from ..reductions import cross_products, own_products
+from .attention_maps import each, inputs_of, pair, pair_of_rows, stacked, wide
+from .cca import svcca_of
 from .registry import Measure, invariant_to, register
 from .similarity import Similarity
 
@@ -80,6 +81,23 @@ register(
         self_value=1.0,
     )
 )
+register(
+    Measure(
+        name="attention_svcca",
+        family="attention",
+        kind="similarity",
+        low=0.0,
+        high=1.0,
+        symmetric=True,
+        invariances=invariant_to("orthogonal", "isotropic_scaling", "translation"),
+        cost="time inputs tokens^2 heads heads', memory inputs tokens^2 (heads + heads')",
+        paper=_WU,
+        formula="svcca, rows all pairs of tokens of an input, columns heads",
+        takes="attention",
+        note="invariances are of heads; of few heads nearly every component is kept, and it is then cca_mean",
+        self_value=1.0,
+    )
+)
 
 
 def attention_frobenius(x: Any, y: Any) -> Similarity:
@@ -105,7 +123,8 @@ def attention_frobenius(x: Any, y: Any) -> Similarity:
         named).
 
     Paper: Wu, Belinkov, Sajjad, Durrani, Dalvi and Glass (2020), "Similarity analysis of contextual word representation
-    models".
+    models". Their public code takes the same mean norms, but then puts the least of all pairs of heads at 0 and the
+    largest at 1, so that a value depends on the worst pair; here norms stay as they are.
     """
     return _by_head(x, y, _frobenius, "attention_frobenius")
 
@@ -186,14 +205,53 @@ def attention_cka(x: Any, y: Any, *, threads: int | None = None) -> Similarity:
     """
     name = "attention_cka"
     cpus = thread_count(threads, function=name)
-    left, right = _pair(x, y, name)
-    sides = [Rows(_stacked(side, which, name), "float64", which) for side, which in ((left, "x"), (right, "y"))]
+    sides, inputs = pair_of_rows(x, y, name)
     own = [float(np.linalg.norm(own_products(rows, function=name, threads=cpus).xy)) for rows in sides]
     for rows, norm in zip(sides, own, strict=True):
         if not norm > 0:
             raise ValueError(f"[{name}] expected {rows.name} with heads that vary, got zero variance")
     cross = float(np.linalg.norm(cross_products(sides[0], sides[1], function=name, threads=cpus).xy))
-    return Similarity.alone(cross**2 / (own[0] * own[1]), name, len(left), {})
+    return Similarity.alone(cross**2 / (own[0] * own[1]), name, inputs, {})
+
+
+def attention_svcca(
+    x: Any, y: Any, *, variance: float = 0.99, variant: str = "raghu2017", threads: int | None = None
+) -> Similarity:
+    """SVCCA of all heads together: heads are features, all pairs of tokens of an input are examples.
+
+    Example::
+
+        repsim.attention_svcca(a, b)            # a [inputs, heads, tokens, tokens], b [inputs, heads', tokens, tokens]
+        repsim.attention_svcca(a, b, variant="wu2020")
+
+    Parameters
+    ----------
+    x, y: as for :func:`attention_frobenius`.
+    variance, variant: as for :func:`repsim.svcca`. "wu2020" is what the public code of the paper does: heads of unit
+        variance, and only the components before the one that reaches the share.
+    threads: as for :func:`repsim.cka`.
+
+    Returns
+    -------
+    Similarity in [0, 1], 1 for x with itself, the same for (y, x): ``repsim.svcca`` of :func:`attention_rows`, which
+    takes these where chance is asked for.
+
+    Raises
+    ------
+    TypeError, ValueError: as for :func:`attention_frobenius`; heads none of which varies; another variant or share; no
+        component before the share is reached.
+
+    Formula: mean_i rho_i of the components kept, over the smaller number of them.
+
+    Paper: as for :func:`attention_frobenius`; Raghu, Gilmer, Yosinski and Sohl-Dickstein (2017), "SVCCA".
+    """
+    name = "attention_svcca"
+    method = svcca_of(name, variance, variant)
+    cpus = thread_count(threads, function=name)
+    sides, inputs = pair_of_rows(x, y, name)
+    left, right = (method.prepare(rows, cpus) for rows in sides)
+    options = {"variance": variance, "variant": variant}
+    return Similarity.alone(method.between(left, right, cpus), name, inputs, options)
 
 
 def attention_rows(attention: Any) -> np.ndarray:
@@ -219,7 +277,7 @@ def attention_rows(attention: Any) -> np.ndarray:
     Paper: as for :func:`attention_frobenius`.
     """
     name = "attention_rows"
-    return _stacked(_inputs(attention, "attention", name), "attention", name)
+    return stacked(inputs_of(attention, "attention", name), "attention", name)
 
 
 def word_attention(attention: Any, words: Sequence[int]) -> np.ndarray:
@@ -251,7 +309,7 @@ def word_attention(attention: Any, words: Sequence[int]) -> np.ndarray:
     if len(shape) not in (2, 3) or shape[-1] != shape[-2]:
         raise ValueError(f"[{name}] expected attention as an array [heads, tokens, tokens], got shape {shape}")
     heads = attention if len(shape) == 3 else attention[None]
-    values = _wide(heads, "attention", name)
+    values = wide(heads, "attention", name)
     numbers = list(words)
     if not all(isinstance(one, (int, np.integer)) and not isinstance(one, bool) for one in numbers):
         raise TypeError(f"[{name}] expected words as ints, got {numbers!r}; give special tokens words of their own")
@@ -268,9 +326,9 @@ def word_attention(attention: Any, words: Sequence[int]) -> np.ndarray:
 
 
 def _by_head(x: Any, y: Any, similarities: Callable[..., np.ndarray], name: str) -> Similarity:
-    left, right = _pair(x, y, name)
+    left, right = pair(x, y, name)
     total: np.ndarray | float = 0.0
-    for i, (a, b) in enumerate(zip(_each(left, "x", name), _each(right, "y", name), strict=True)):
+    for i, (a, b) in enumerate(zip(each(left, "x", name), each(right, "y", name), strict=True)):
         total = total + similarities(a, b, i, name)
     best = np.max(total, axis=1) / len(left)
     return Similarity.alone(float(best.mean()), name, len(left), {})
@@ -312,67 +370,3 @@ def _jensen_shannon(a: np.ndarray, b: np.ndarray, i: int, name: str) -> np.ndarr
         middle = (a + other) / 2
         out[:, column] = (rel_entr(a, middle) + rel_entr(other, middle)).sum(axis=2).mean(axis=1) / 2
     return 1 - out
-
-
-# ---------------------------------------------------------------------------------------------- what comes in
-
-
-def _pair(x: Any, y: Any, name: str) -> tuple[list[Any], list[Any]]:
-    """Both sides as lists of [heads, tokens, tokens], not yet read."""
-    left, right = _inputs(x, "x", name), _inputs(y, "y", name)
-    if len(left) != len(right):
-        raise ValueError(f"[{name}] expected y with {len(left)} inputs like x, got {len(right)}")
-    for i, (a, b) in enumerate(zip(left, right, strict=True)):
-        if tuple(a.shape[1:]) != tuple(b.shape[1:]):
-            raise ValueError(
-                f"[{name}] expected y[{i}] over {a.shape[1]} x {a.shape[2]} tokens like x[{i}], got "
-                f"{b.shape[1]} x {b.shape[2]}"
-            )
-    return left, right
-
-
-def _inputs(value: Any, which: str, name: str) -> list[Any]:
-    listed = isinstance(value, (list, tuple))
-    if not listed and len(getattr(value, "shape", ())) != 4:
-        raise ValueError(
-            f"[{name}] expected {which} as an array [inputs, heads, tokens, tokens] or a list of arrays [heads, "
-            f"tokens, tokens], got {type(value).__name__} of shape {tuple(getattr(value, 'shape', ()))}"
-        )
-    inputs = list(value)
-    if not inputs:
-        raise ValueError(f"[{name}] expected {which} with at least one input, got none")
-    for i, one in enumerate(inputs):
-        shape = tuple(getattr(one, "shape", ()))
-        if len(shape) != 3 or 0 in shape:
-            raise ValueError(f"[{name}] expected {which}[{i}] as an array [heads, tokens, tokens], got shape {shape}")
-        if shape[0] != inputs[0].shape[0]:
-            raise ValueError(
-                f"[{name}] expected {which}[{i}] with {inputs[0].shape[0]} heads like {which}[0], got {shape[0]}"
-            )
-    return inputs
-
-
-def _each(inputs: list[Any], which: str, name: str) -> Iterator[np.ndarray]:
-    for i, one in enumerate(inputs):
-        yield _wide(one, f"{which}[{i}]", name)
-
-
-def _wide(one: Any, which: str, name: str) -> np.ndarray:
-    """[heads, queries, keys] float64."""
-    shape = tuple(one.shape)
-    rows = one.reshape(shape[0] * shape[1], shape[2])  # what an array may be is said in one place
-    values = as_rows(rows, function=name, name=which).wide(slice(None)).reshape(shape)
-    if not np.isfinite(values).all():
-        raise ValueError(f"[{name}] expected {which} with finite values, got NaN or infinity")
-    return values
-
-
-def _stacked(inputs: list[Any], which: str, name: str) -> np.ndarray:
-    heads = int(inputs[0].shape[0])
-    stacked = np.empty((sum(int(np.prod(one.shape[1:])) for one in inputs), heads))
-    at = 0
-    for one in _each(inputs, which, name):
-        flat = one.reshape(heads, -1)
-        stacked[at : at + flat.shape[1]] = flat.T
-        at += flat.shape[1]
-    return stacked

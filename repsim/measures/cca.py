@@ -56,10 +56,20 @@ def _cca_mean_squared() -> Method[Space]:
 
 
 def _svcca(variance: float = 0.99, variant: str = "raghu2017") -> Method[Space]:
-    if not positive_number(variance, "variance", function="svcca") <= 1:
-        raise ValueError(f"[svcca] expected variance of at most 1, got {variance!r}")
-    wu = _is_wu(variant, "raghu2017", "svcca")
-    return _of_correlations("svcca", _mean, share=variance, standardised=wu, short=wu)
+    return svcca_of("svcca", variance, variant)
+
+
+def svcca_of(function: str, variance: float, variant: str) -> Method[Space]:
+    """:func:`svcca` for a ``function`` that errors are to name.
+
+    Raises
+    ------
+    TypeError, ValueError: another variant or share.
+    """
+    if not positive_number(variance, "variance", function=function) <= 1:
+        raise ValueError(f"[{function}] expected variance of at most 1, got {variance!r}")
+    wu = _is_wu(variant, "raghu2017", function)
+    return _of_correlations(function, _mean, share=variance, standardised=wu, short=wu)
 
 
 def _pwcca(variant: str = "morcos2018") -> Method[Space]:
