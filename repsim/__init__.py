@@ -33,6 +33,7 @@ from .measures.functional.classes import (
 )
 from .measures.functional.multiplicity import ambiguity, discrepancy, rashomon_capacities, rashomon_capacity
 from .measures.functional.soft import jensen_shannon_divergence, prediction_difference, saliency_cosine, surrogate_churn
+from .measures.functional.stitching import stitching
 from .measures.geometry_score import geometry_score
 from .measures.identifiability import d_fg, d_llv, d_svd, kl_divergence, logit_distance, mcca
 from .measures.intrinsic_dimension import intrinsic_dimension, intrinsic_dimension_difference
@@ -160,6 +161,7 @@ __all__ = [
     "second_order_cosine",
     "soft_correlation_match",
     "soft_matching",
+    "stitching",
     "streaming",
     "surrogate_churn",
     "svcca",

@@ -147,7 +147,7 @@ def questions(measures: Iterable[Measure], rows: Sequence[Row]) -> list[Question
     Example: `questions(repsim.measures(), rows)[0].names`.
 
     Parameters: measures, all of them; rows of those of representations.
-    Returns: at most nine questions; every measure is in exactly one.
+    Returns: at most ten questions; every measure is in exactly one.
     """
     found: dict[str, list[Measure]] = {asked: [] for asked, _ in _ASKED}
     for one in measures:
@@ -175,6 +175,7 @@ _TAKES = {
     "outputs": ("Do both give the same answers?", "Compared are predictions, not representations."),
     "attention": ("Do both attend to the same places?", "Compared are attention maps."),
     "embeddings": ("Are the learned vectors the same function?", "Compared are embeddings and unembeddings of models."),
+    "models": ("Can one model go on from where the other stopped?", "A layer between the two is fitted."),
 }
 _ASKED = (
     (_LINEAR, "Kept by every invertible linear map: only the span of the units counts."),

@@ -13,8 +13,9 @@ from .similarity import RESULTS
 # permutation; an invertible linear map either, or a scaling; an affine map is that and a translation.
 INVARIANCES = ("permutation", "orthogonal", "isotropic_scaling", "translation", "invertible_linear", "affine")
 # What a measure is of. Those of representations take two arrays [n, d] and [n, d'] of the same inputs and can be asked
-# for by name in repsim.compare; those of labelled representations take a label of every input besides.
-TAKES = ("representations", "labelled representations", "outputs", "attention", "embeddings")
+# for by name in repsim.compare; those of labelled representations take a label of every input besides; those of models
+# run and train parts of them.
+TAKES = ("representations", "labelled representations", "outputs", "attention", "embeddings", "models")
 
 
 @dataclass(frozen=True)
