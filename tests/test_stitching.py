@@ -110,8 +110,8 @@ def test_training_undoes_what_least_squares_shrinks() -> None:
     back = _Gives(lambda u: torch.cat([torch.full_like(u, 4.0), 5 * u], dim=1))
     result = repsim.stitching(y + random.standard_normal(y.shape), y, back, labels, epochs=10, learning_rate=0.05)
     assert result.options["own_accuracy"] == 1
-    assert result.options["direct_accuracy"] < 0.75
-    assert result > 0.8
+    assert result.options["direct_accuracy"] < 0.7
+    assert result > 0.75
 
 
 def test_an_affine_map_is_undone(sides: dict[str, Any]) -> None:
