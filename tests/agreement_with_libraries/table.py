@@ -6,7 +6,14 @@ import functools
 import re
 from pathlib import Path
 
-from . import kernels_of_arrays, kernels_of_models, neighbour_graphs, other_kernels
+from . import (
+    kernels_of_arrays,
+    kernels_of_models,
+    measures_of_features,
+    measures_of_inputs,
+    neighbour_graphs,
+    other_kernels,
+)
 from .claims import Function, Outcome, outcome
 from .inputs import MEANING, PAIRS
 from .versions import CONSTRAINTS
@@ -17,6 +24,8 @@ FUNCTIONS = [
     *other_kernels.FUNCTIONS,
     *kernels_of_models.FUNCTIONS,
     *neighbour_graphs.FUNCTIONS,
+    *measures_of_features.FUNCTIONS,
+    *measures_of_inputs.FUNCTIONS,
 ]
 LIBRARIES = sorted({function.library for function in FUNCTIONS})
 ASKED = [(function, pair) for function in FUNCTIONS for pair in PAIRS.values() if pair.name in function.on]
@@ -31,9 +40,14 @@ says how to install the libraries. An entry is the number of decimal digits to w
 oracle in `tests/oracles.py` (16: to the last bit), rounded down, or how many neighbour lists are the oracle's, order
 included. "That to N digits" says how well the library agrees with the oracle of what the verdict names.
 
-repsim sums linear kernels with no more features than inputs in float64, and everything else over float32 tiles: there
-it gives the 7 to 9 digits of float32 (5 of "unrelated", whose debiased CKA is -0.004), at any n in O(n) memory; a
-library that stores n x n float64 matrices gives more. Its neighbours are decided in float64.
+repsim sums the linear kernels of CKA and HSIC with no more features than inputs in float64, and their other kernels
+over float32 tiles: there it gives the 7 to 9 digits of float32 (5 of "unrelated", whose debiased CKA is -0.004), at any
+n in O(n) memory; a library that stores n x n float64 matrices gives more. Its neighbours are decided in float64, and
+all else that is asked here is float64 throughout, but for the homology of rtd.
+
+Not asked, because PyPI has them not: netrep, geometry-score, anatome, platonic-rep, the code of RTD and of IMD (`rtd`,
+`msid`, `imd`, `gulp` and `procrustes` there are other things), and `repsim`, which takes the same name. The code of
+google/svcca, amzn/xfer and MeckyWu/subspace-match is asked from the copies that similarity-repository has.
 
 Inputs: Gaussian noise plus a signal of 8 dimensions that both sides share; s is the median distance of x (of the
 kernel's own metric), to 3 digits.

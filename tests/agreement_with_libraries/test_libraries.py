@@ -71,7 +71,7 @@ def test_every_library_is_pinned_once() -> None:
     apart = versions.pins((table.PAGE.parent / "requirements.txt").read_text())
     assert not listed.keys() & apart.keys()
     assert {**listed, **apart}.items() <= versions.CONSTRAINTS.items()
-    base = {"faiss-cpu", "scikit-learn", "scipy"}  # of the extra `test` and of repsim itself
+    base = {"faiss-cpu", "gudhi", "pot", "scikit-learn", "scipy"}  # of the extra `test` and of repsim itself
     assert set(table.LIBRARIES) <= listed.keys() | apart.keys() | base
     assert listed.keys() <= set(table.LIBRARIES)
 
