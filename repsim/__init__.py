@@ -31,7 +31,13 @@ from .measures.functional.classes import (
     error_corrected_disagreement,
     min_max_normalized_disagreement,
 )
-from .measures.functional.multiplicity import ambiguity, discrepancy, rashomon_capacities, rashomon_capacity
+from .measures.functional.multiplicity import (
+    ambiguity,
+    discrepancy,
+    label_entropy,
+    rashomon_capacities,
+    rashomon_capacity,
+)
 from .measures.functional.soft import jensen_shannon_divergence, prediction_difference, saliency_cosine, surrogate_churn
 from .measures.functional.stitching import stitching
 from .measures.geometry_score import geometry_score
@@ -123,6 +129,7 @@ __all__ = [
     "kernel_ridge",
     "kl_divergence",
     "knn_jaccard",
+    "label_entropy",
     "lcs_knn",
     "linear_regression",
     "linreg",

@@ -25,7 +25,7 @@ WITH_LABELS = ("accuracy_difference", "error_corrected_disagreement", "min_max_n
 OF_CLASSES = (*WITH_LABELS, "disagreement", "cohens_kappa")
 OF_PROBABILITIES = ("jensen_shannon_divergence", "prediction_difference", "surrogate_churn")
 OF_PAIRS = (*OF_CLASSES, *OF_PROBABILITIES, "saliency_cosine")
-OF_SETS = ("ambiguity", "discrepancy", "rashomon_capacity")
+OF_SETS = ("ambiguity", "discrepancy", "label_entropy", "rashomon_capacity")
 
 
 def models(seed: int = 0, n: int = N, count: int = 2) -> tuple[list[Array], Array]:
@@ -53,6 +53,8 @@ def of_set(name: str, logits: list[Array]) -> Any:
     """A measure of a set of models, the first as the baseline."""
     if name == "rashomon_capacity":
         return repsim.rashomon_capacity(logits, logits=True)
+    if name == "label_entropy":
+        return repsim.label_entropy(logits)
     return getattr(repsim, name)(logits[0], logits[1:])
 
 
@@ -380,7 +382,7 @@ def test_declared_properties(name: str) -> None:
         same = all(
             abs(of_two(name, *both, labels) - there) < 1e-9 * max(1, there) for both in ((change(x), y), (x, change(y)))
         )
-        if name in ("ambiguity", "discrepancy") and how == "isotropic_scaling":
+        if name in ("ambiguity", "discrepancy", "label_entropy") and how == "isotropic_scaling":
             assert same  # though of probabilities there is none
         else:
             assert same == (how in measure.invariances), how
@@ -409,6 +411,28 @@ def test_ambiguity_and_discrepancy() -> None:
     differ = np.array([one.argmax(axis=1) != many[0].argmax(axis=1) for one in many[1:]])
     assert repsim.ambiguity(many[0], many[1:]) == pytest.approx(np.mean(differ.any(axis=0)), rel=1e-15)
     assert repsim.discrepancy(many[0], many[1:]) == pytest.approx(max(row.mean() for row in differ), rel=1e-15)
+
+
+def test_label_entropy() -> None:
+    from scipy.stats import entropy
+
+    logits, _ = models(3, count=5)
+    classes = np.stack([one.argmax(axis=1) for one in logits])
+    each = [entropy(np.unique(column, return_counts=True)[1], base=2) for column in classes.T]
+    found = repsim.label_entropy(logits)
+    assert found == pytest.approx(np.mean(each), rel=1e-12)
+    assert found.standard_error == pytest.approx(np.std(each, ddof=1) / math.sqrt(N), rel=1e-12)
+    assert found.options == {"models": 5}
+    assert repsim.label_entropy(list(classes)) == found
+    assert repsim.label_entropy(logits[:2]) == pytest.approx(float(repsim.disagreement(*logits[:2])), abs=1e-12)
+    assert repsim.label_entropy([np.arange(4), np.arange(4)[::-1], np.zeros(4, int)]) == pytest.approx(
+        (2 * entropy([1, 2], base=2) + 2 * np.log2(3)) / 4
+    )
+    assert str(float(repsim.label_entropy([classes[0]] * 3))) == "0.0"
+    with pytest.raises(ValueError, match=r"^\[label_entropy\] expected at least two models, got 1$"):
+        repsim.label_entropy(logits[:1])
+    with pytest.raises(ValueError, match=r"^\[label_entropy\] expected models\[1\] "):
+        repsim.label_entropy([logits[0], logits[1][1:]])
 
 
 def test_standard_error_of_tied_models() -> None:

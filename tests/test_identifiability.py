@@ -349,6 +349,19 @@ def test_the_sharper_bound_is_nearly_reached() -> None:
     assert 0.98 * bound < found <= bound
 
 
+@pytest.mark.parametrize(("n", "m", "k"), SHAPES)
+def test_logit_distance_bounds_the_embeddings(n: int, m: int, k: int) -> None:
+    """In the coordinates of any M + 1 labels."""
+    for seed in range(4):
+        x = model(seed, n, m, k)
+        y = near(same_distribution(x, seed), 0.1, seed)
+        labels = np.random.default_rng(seed).choice(k, m + 1, replace=False)
+        first, second = ((g[labels[1:]] - g[labels[0]]) for _, g in (x, y))  # L and L', transposed
+        apart = x[0] - np.linalg.solve(first, second @ y[0].T).T
+        bound = math.sqrt(m + 1) / np.linalg.svd(first, compute_uv=False)[-1] * repsim.logit_distance(x, y)
+        assert 0 < math.sqrt((apart**2).sum(axis=1).mean()) <= bound * (1 + 1e-12)
+
+
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = model(1, 300, 3, 8), model(2, 300, 3, 8)
     before = [float(getattr(repsim, name)(x, y)) for name in NAMES]

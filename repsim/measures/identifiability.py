@@ -80,7 +80,8 @@ def d_llv(x: Any, y: Any, *, weight: float = 1e-5, sets: int = 100, seed: int = 
     t3 = max_i |s_i(p) - s_i(p')|, t4 = max_j |r_j(p) - r_j(p')|. Pivot and left-out label minimise t1.
 
     Paper: Nielsen, Marconato, Dittadi and Gresele (2025), "When does closeness in distribution imply representational
-    similarity? An identifiability perspective".
+    similarity? An identifiability perspective". The authors' public code (bemigini/close-dist-rep-sim) has these four
+    terms, choices and denominators; it draws its sets of inputs without overlap, and can sum the terms instead.
     """
     share = positive_number(weight, "weight", function="d_llv", or_zero=True)
     left, _, chosen = _chosen(x, y, sets, seed, "d_llv")
@@ -400,7 +401,11 @@ def logit_distance(x: Any, y: Any) -> Distance:
     Formula: sqrt(mean_x |u(x) - u'(x)|^2) with u(x)_y = f(x)'[g(y) - mean g].
 
     Paper: Nielsen, Marconato, Gresele, Dittadi and Buchholz (2026), "Logit distance bounds representational
-    similarity".
+    similarity". The authors' public code (bemigini/logit-distance-bounds-rep-sim) computes the square of this.
+
+    Bound: of M + 1 labels, with L = [g(y_i) - g(y_0)] of x, L' of y and A = L^-T L'^T, the mean of |f(x) - A f'(x)|^2
+    is at most (M + 1) / sigma_min(L)^2 times the square of this. That follows, as L^T f are differences of logits; the
+    constants of the paper could not be read.
     """
     left, right = model_pair(x, y, function="logit_distance", same_width=False)
     total = 0.0

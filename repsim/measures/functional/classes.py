@@ -316,7 +316,10 @@ def error_corrected_disagreement(x: Any, y: Any, labels: Any, *, permutations: i
     ------
     TypeError, ValueError: as for :func:`accuracy_difference`; y without an error.
 
-    Paper: Fort, Hu and Lakshminarayanan (2019), "Deep ensembles: a loss landscape perspective".
+    Paper: Fort, Hu and Lakshminarayanan (2019), "Deep ensembles: a loss landscape perspective", who divide by the error
+        rate of the model that is compared with a fixed one. Seen in public code: the same quotient, of the survey of
+        Klabunde et al., by the error rate of the first of two models (exchange x and y for it). "Normalized
+        disagreement" elsewhere divides by the error rate of the ensemble of both, which this is not.
     """
     name = "error_corrected_disagreement"
     predictions = _Predictions.of(x, y, _needed(labels, name), function=name)
@@ -342,7 +345,8 @@ def min_max_normalized_disagreement(x: Any, y: Any, labels: Any, *, permutations
 
     Formula: (D - |e_x - e_y|) / (min(e_x + e_y, 1) - |e_x - e_y|), with D the disagreement, e the error rates.
 
-    Paper: Klabunde and Lemmerich (2023), "On the prediction instability of graph neural networks".
+    Paper: Klabunde and Lemmerich (2023), "On the prediction instability of graph neural networks". Public code of it
+        has this formula, without a guard for models that make no error.
     """
     name = "min_max_normalized_disagreement"
     predictions = _Predictions.of(x, y, _needed(labels, name), function=name)

@@ -52,6 +52,24 @@ DISCREPANCY = register(
         self_value=0.0,
     )
 )
+LABEL_ENTROPY = register(
+    Measure(
+        name="label_entropy",
+        family="functional",
+        kind="distance",
+        low=0.0,
+        high=np.inf,
+        symmetric=True,
+        invariances=frozenset(),
+        cost="time n models classes, memory n models",
+        paper="Klabunde, Schumacher, Strohmaier and Lemmerich (2025), Similarity of neural network models: a survey",
+        formula="mean_i of -sum_c s_ic log2 s_ic, s_ic the share of the models that predict class c",
+        takes="outputs",
+        note="Of a set of models; at most log2 of their number and of that of classes. Of two models it is the "
+        "disagreement.",
+        self_value=0.0,
+    )
+)
 RASHOMON_CAPACITY = register(
     Measure(
         name="rashomon_capacity",
@@ -129,6 +147,42 @@ def discrepancy(baseline: Any, models: Sequence[Any]) -> Distance:
     without = (most - conflicts[counts == most].all(axis=0)) / (n - 1)
     error = float(np.sqrt((n - 1) / n * ((without - without.mean()) ** 2).sum()))
     return result_of(DISCREPANCY, most / n, n, {"models": len(conflicts)}, error=error)
+
+
+def label_entropy(models: Sequence[Any]) -> Distance:
+    """Mean over inputs of the entropy of the classes that a set of models predicts, in bits.
+
+    Example::
+
+        repsim.label_entropy([logits_1, logits_2, logits_3])         # [n, classes] each, or predicted classes [n]
+
+    Parameters
+    ----------
+    models: at least two, each as x of :func:`repsim.disagreement`, of the same inputs.
+
+    Returns
+    -------
+    Distance, 0 where all models predict the same, with the standard error of a mean over inputs, for these models. Of
+    two models it is their disagreement. No null.
+
+    Raises
+    ------
+    TypeError, ValueError: as for :func:`repsim.disagreement`; fewer than two models.
+
+    Formula: mean_i of -sum_c s_ic log2 s_ic with s_ic the share of the models that predict class c for input i.
+
+    Paper: Klabunde et al. (2025), "Similarity of neural network models: a survey", after Datta et al. Not checked
+        against public code, of which none was found.
+    """
+    if len(models) < 2:
+        raise ValueError(f"[label_entropy] expected at least two models, got {len(models)}")
+    classes = _predictions(
+        models[0], "models[0]", [(f"models[{i}]", one) for i, one in enumerate(models[1:], 1)], function="label_entropy"
+    )
+    # For every model the share of those that predict what it does: a class counts once for each model that has it.
+    shares = np.stack([(classes == own).mean(axis=0) for own in classes])
+    found = np.abs(np.log2(shares).mean(axis=0))  # and not -0
+    return result_of(LABEL_ENTROPY, float(found.mean()), len(found), {"models": len(classes)}, error=mean_error(found))
 
 
 def rashomon_capacity(
@@ -236,13 +290,19 @@ def _capacities(channels: np.ndarray, tolerance: float, iterations: int) -> tupl
 
 def _conflicts(baseline: Any, models: Sequence[Any], *, function: str) -> np.ndarray:
     """[models, n]: where each of the models predicts another class than the baseline."""
-    base, classes = predicted(baseline, function=function, name="baseline")
-    found = []
-    for i, one in enumerate(models):
-        name = f"models[{i}]"
-        other, others = predicted(one, function=function, name=name)
-        like(len(base), classes, len(other), others, name, first="baseline", function=function)
-        found.append(base != other)
-    if not found:
+    if not len(models):
         raise ValueError(f"[{function}] expected at least one model, got none")
+    named = [(f"models[{i}]", one) for i, one in enumerate(models)]
+    classes = _predictions(baseline, "baseline", named, function=function)
+    return classes[1:] != classes[0]
+
+
+def _predictions(first: Any, name: str, others: Sequence[tuple[str, Any]], *, function: str) -> np.ndarray:
+    """[1 + others, n]: the classes that each predicts."""
+    base, classes = predicted(first, function=function, name=name)
+    found = [base]
+    for other, one in others:
+        given, count = predicted(one, function=function, name=other)
+        like(len(base), classes, len(given), count, other, first=name, function=function)
+        found.append(given)
     return np.array(found)

@@ -154,7 +154,9 @@ def prediction_difference(
     TypeError, ValueError: as for :func:`jensen_shannon_divergence`; another norm.
 
     Paper: Shamir and Coviello (2020), "Anti-distillation: improving reproducibility of deep networks": the deviation of
-        each of several models from the mean of all, which for two is half of this.
+        each of several models from the mean of all, which for two is half of this. Seen in public code that follows the
+        survey of Klabunde et al.: that of two models is half of ``norm=1``, and the "norm of soft prediction
+        difference" half of ``norm=2``. "Relative prediction difference" divides class by class, and is another measure.
     """
     if norm not in _NORMS:
         raise ValueError(f"[prediction_difference] expected norm 1, 2 or math.inf, got {norm!r}")
@@ -226,6 +228,10 @@ def saliency_cosine(x: Any, y: Any, *, absolute: bool = False, permutations: int
     ------
     TypeError, ValueError: arrays of other kinds, maps of different shapes, maps that are not finite or zero everywhere
         (the row is named).
+
+    Paper: Klabunde et al. (2025), "Similarity of neural network models: a survey", after Jones et al. (2022), "If
+        you've trained one you've trained them all". Not checked: no public code of it was found, and the second paper could
+        not be read.
     """
     sides = map_pair(x, y, absolute, function="saliency_cosine")
 
