@@ -50,6 +50,7 @@ from .measures.neighbour_ranks import edit_distance_knn, joint_rank_jaccard, lcs
 from .measures.neighbour_scores import cknna, second_order_cosine
 from .measures.neighbour_sets import cycle_knn, knn_jaccard, mutual_knn, overlap_counts
 from .measures.neighbours import Neighbours, nearest
+from .measures.neuron_graphs import neuron_modularity, neuron_modularity_difference
 from .measures.neurons import NeuronRanking, linreg, localization_score, maxcorr, mincorr, rank_neurons
 from .measures.platonic import platonic_rows
 from .measures.pls import pls
@@ -147,6 +148,8 @@ __all__ = [
     "modularity_difference",
     "mutual_knn",
     "nearest",
+    "neuron_modularity",
+    "neuron_modularity_difference",
     "overlap_counts",
     "partial_whitening",
     "permutation_procrustes",

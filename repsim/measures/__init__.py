@@ -21,6 +21,7 @@ from . import (  # noqa: F401
     neighbour_ranks,
     neighbour_scores,
     neighbour_sets,
+    neuron_graphs,
     neurons,
     pls,
     regression,

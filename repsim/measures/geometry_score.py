@@ -77,10 +77,9 @@ def _bars(points: np.ndarray, some: np.ndarray, gamma: float, rows: Rows) -> tup
     # simplex of this witness. One more ends the list.
     reach = between[:, min(3, len(some) - 1)] + largest
     lengths = (between <= reach[:, None]).sum(axis=1) + 1
-    table = [
-        list(zip(landmarks[:length], distances[:length], strict=True))
-        for landmarks, distances, length in zip(nearest_first.tolist(), between.tolist(), lengths.tolist(), strict=True)
-    ]
+    most = int(lengths.max())
+    ordered = zip(nearest_first[:, :most].tolist(), between[:, :most].tolist(), lengths.tolist(), strict=True)
+    table = [list(zip(near[:length], distances[:length], strict=True)) for near, distances, length in ordered]
     complexes = WitnessComplex(nearest_landmark_table=table).create_simplex_tree(
         max_alpha_square=largest, limit_dimension=2
     )

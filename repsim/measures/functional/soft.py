@@ -230,8 +230,8 @@ def saliency_cosine(x: Any, y: Any, *, absolute: bool = False, permutations: int
         (the row is named).
 
     Paper: Klabunde et al. (2025), "Similarity of neural network models: a survey", after Jones et al. (2022), "If
-        you've trained one you've trained them all". Not checked: no public code of it was found, and the second paper could
-        not be read.
+        you've trained one you've trained them all". Not checked: no public code of it was found, and the second paper
+        could not be read.
     """
     sides = map_pair(x, y, absolute, function="saliency_cosine")
 
