@@ -48,7 +48,8 @@ def render(
     families: dict[str, list[Row]] = {}
     for row in rows:
         families.setdefault(row.measure.family, []).append(row)
-    declared = sum(not row.cells[name].refusal for row in rows for name in row.measure.invariances)
+    # Where a measure refuses, or gives unrelated networks what it gives A with itself, nothing could be seen.
+    declared = sum(math.isfinite(row.cells[name].share) for row in rows for name in row.measure.invariances)
     held = sum(len(row.measure.invariances & set(row.kept)) for row in rows)
     broken = [(row.measure.name, LABELS[name]) for row in rows for name in row.broken]
     return (

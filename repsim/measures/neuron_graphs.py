@@ -87,8 +87,8 @@ def neuron_modularity(x: Any, *, starts: int = 5, partition_seed: int = 0, threa
     Parameters
     ----------
     x: [n, d] array as for :func:`repsim.cka`, at least 3 inputs and 2 columns.
-    starts: searches for communities, each in another order of the neurons; the best counts. One takes about 10 ms for 64
-        neurons, a second for 256.
+    starts: searches for communities, each in another order of the neurons; the best counts. One takes about a tenth of
+        a second for 64 neurons, and a second for 256.
     partition_seed: start s takes the orders of seed ``partition_seed + s`` of networkx.
     threads: as for :func:`repsim.cka`.
 
