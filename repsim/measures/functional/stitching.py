@@ -72,8 +72,8 @@ def stitching(
     x: what the front of one model gives, [n, d] or, of a convolutional one, [n, c, h, w]; float16, bfloat16, float32 or
         float64. numpy, memmap, torch CPU.
     y: what the front of the other gives where ``back`` goes on, for the same inputs.
-    back: the rest of the other model, a torch module. It is run in evaluation mode and left as it was: its parameters,
-        their gradients, and the mode of every part.
+    back: the rest of the other model, a torch module. It is run in evaluation mode where its parameters are (a GPU has
+        not been tried), and left as it was: its parameters, their gradients, and the mode of every part.
     labels: [n] the true classes, whole numbers from 0.
     epochs: passes over the inputs that are not held out; 0 trains nothing.
     learning_rate: of Adam.
