@@ -81,7 +81,8 @@ def living_times(points: Array, some: Array, gamma: float, i_max: int) -> Array:
 def score(x: Array, y: Array, *, landmarks: int, gamma: float, repetitions: int, i_max: int, seed: int = 0) -> float:
     random = np.random.default_rng(seed)
     drawn = [random.choice(len(x), landmarks, replace=False) for _ in range(repetitions)]
-    means = [np.mean([living_times(side, some, gamma, i_max) for some in drawn], axis=0) for side in (x, y)]
+    outwards = [side[np.argsort([math.dist(row, side.mean(axis=0)) for row in side])] for side in (x, y)]
+    means = [np.mean([living_times(side, some, gamma, i_max) for some in drawn], axis=0) for side in outwards]
     return float(((means[0] - means[1]) ** 2).sum())
 
 
@@ -183,6 +184,16 @@ def test_landmarks_are_drawn_from_their_seed() -> None:
     assert len(values) == 2
     expected = score(x, y, **SMALL, seed=1)
     assert repsim.geometry_score(x, y, **SMALL, landmark_seed=1) == pytest.approx(expected, abs=1e-12)
+
+
+def test_it_asks_for_no_order() -> None:
+    x, y = pair(40, 2)
+    shuffled = y[np.random.default_rng(0).permutation(40)]
+    result = repsim.geometry_score(x, shuffled, **SMALL, permutations=5)
+    assert result == pytest.approx(repsim.geometry_score(x, y, **SMALL), abs=1e-12)
+    assert repsim.geometry_score(y, shuffled, **SMALL) == pytest.approx(0, abs=1e-12)
+    assert math.isnan(result.z)
+    assert result.p == 1
 
 
 def test_far_from_the_origin_and_narrow() -> None:

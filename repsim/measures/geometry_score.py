@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,14 +14,6 @@ from .registry import Measure, invariant_to, register
 from .similarity import Distance
 
 
-@dataclass(frozen=True)
-class _Loops:
-    """Mean relative living times [i_max] of 0, 1, ... loops, and the rows that they are of."""
-
-    rows: Rows
-    times: np.ndarray
-
-
 def _default_gamma(n: int) -> float:
     """The rule of the authors' code, for the 5000 inputs that they take 1/128 of."""
     return n / 5000 / 128
@@ -30,27 +21,24 @@ def _default_gamma(n: int) -> float:
 
 def _geometry_score(
     landmarks: int = 64, gamma: float | None = None, i_max: int = 100, repetitions: int = 100, landmark_seed: int = 0
-) -> Method[_Loops]:
-    def loops(rows: Rows, order: np.ndarray | slice) -> _Loops:
-        points = rows.wide(slice(None))[order]
+) -> Method[np.ndarray]:
+    def prepare(rows: Rows, threads: int) -> np.ndarray:
+        middle = column_sums(rows, function="geometry_score", threads=threads) / len(rows)  # every row is finite
+        points = rows.wide(slice(None)) - middle
+        # From the middle outwards, so that the order in which inputs are given does not matter to what is drawn.
+        points = points[np.argsort((points * points).sum(axis=1), kind="stable")]
         share = _default_gamma(len(points)) if gamma is None else gamma
         random = np.random.default_rng(landmark_seed)
         if len(points) <= landmarks:  # every draw would be all of them
             drawn = [np.arange(len(points))]
         else:
             drawn = [random.choice(len(points), landmarks, replace=False) for _ in range(repetitions)]
-        times = np.mean([_living_times(*_bars(points, some, share, rows), i_max) for some in drawn], axis=0)
-        return _Loops(rows, times)
+        return np.mean([_living_times(*_bars(points, some, share, rows), i_max) for some in drawn], axis=0)
 
-    def prepare(rows: Rows, threads: int) -> _Loops:
-        column_sums(rows, function="geometry_score", threads=threads)  # every row is finite
-        return loops(rows, slice(None))
+    def between(x: np.ndarray, y: np.ndarray, threads: int) -> float:
+        return float(((x - y) ** 2).sum())
 
-    def between(x: _Loops, y: _Loops, threads: int) -> float:
-        return float(((x.times - y.times) ** 2).sum())
-
-    # Another order of the inputs draws other landmarks.
-    return Method(prepare, between, lambda side, order: loops(side.rows, order), least_rows=3)
+    return Method(prepare, between, lambda times, order: times, least_rows=3)
 
 
 def _bars(points: np.ndarray, some: np.ndarray, gamma: float, rows: Rows) -> tuple[np.ndarray, float]:
@@ -112,8 +100,8 @@ GEOMETRY_SCORE = register(
         paper="Khrulkov and Oseledets (2018), Geometry score: a method for comparing generative adversarial networks",
         formula="sum_i (m_i - m'_i)^2, m_i the mean over sets of landmarks of the share of [0, alpha] with i loops",
         aliases=("geometry-score: geom_score of rlts", "ReSi: GeometryScore"),
-        note="It compares shapes, not inputs: a null of it shows how much the draw of landmarks matters. With the "
-        "default gamma, which grows with n, few inputs have no loops at all: it is then 0.",
+        note="It compares shapes, not inputs: in any order of the inputs it is the same, so no relabelling tests it. "
+        "With the default gamma, which grows with n, few inputs have no loops at all: it is then 0.",
         method=_geometry_score,
         self_value=0.0,
     )
@@ -151,11 +139,12 @@ def geometry_score(
     i_max: numbers of loops 0, 1, ..., i_max - 1 are told apart; complexes with more are left out of the sum.
     repetitions: sets of landmarks. The authors' function draws 1000, their examples 100.
     landmark_seed: the sets are ``numpy.random.default_rng(landmark_seed).choice(n, landmarks, replace=False)``, one
-        after another, the same for x and y.
+        after another, as places among the inputs of each side in the order of their distance from the mean.
 
     Returns
     -------
-    Distance in [0, 2], 0 for x with itself, its value the same for (x, y) and (y, x).
+    Distance in [0, 2], 0 for x with itself, its value the same for (x, y) and (y, x). Relabellings leave it as it is: z
+    is NaN and p 1. Inputs that are equally far from the mean, and differ, are drawn in the order given.
 
     Raises
     ------
