@@ -10,7 +10,8 @@ repsim.compare({"layer1": x1, "layer2": x2}, {"layer1": y1})
 from __future__ import annotations
 
 from . import measures, streaming
-from .compare import Comparison, compare
+from .compare import compare
+from .comparison import Comparison
 from .kernels import RBF, Cosine, Kernel, LaplacianL1, LaplacianL2, Linear, Polynomial
 from .measures.attention import (
     attention_cka,

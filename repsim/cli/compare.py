@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from repsim.cli.sides import open_side, require_same_inputs
-from repsim.compare import comparable
 from repsim.compare import compare as compare_layers
+from repsim.request import comparable
 from repsim.terminal import DONE, Bar, Parser, count, require_folder
 
 
