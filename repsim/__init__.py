@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from . import measures, streaming
 from .compare import compare
+from .compare_models import ModelComparison, compare_models
 from .comparison import Comparison
 from .kernels import RBF, Cosine, Kernel, LaplacianL1, LaplacianL2, Linear, Polynomial
 from .measures.attention import (
@@ -73,6 +74,7 @@ __all__ = [
     "LaplacianL1",
     "LaplacianL2",
     "Linear",
+    "ModelComparison",
     "Neighbours",
     "NeuronRanking",
     "Polynomial",
@@ -96,6 +98,7 @@ __all__ = [
     "cmake_dir",
     "cohens_kappa",
     "compare",
+    "compare_models",
     "concentricity",
     "concentricity_difference",
     "cycle_knn",

@@ -16,7 +16,8 @@ RESIDENT_BYTES = 8 * 2**20  # of a memory map, held at a time while rows are rea
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)

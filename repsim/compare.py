@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from itertools import count
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .arguments import Progress, memory_budget, thread_count
 from .comparison import Comparison
-from .grids import grids_between, search_graphs
-from .measures.similarity import Grid
+from .grids import begin, grids_between, search_graphs, steps_of
 from .model_layers import layers_of, require_same_inputs
 from .request import Request
 from .saved_grids import SavedGrids
@@ -83,30 +81,3 @@ def compare(
     search_graphs(todo, [*left, *right], threads=cpus, memory=budget, step=step)
     grids_between(todo, left, right, threads=cpus, memory=budget, step=step, keep=keep, forget=True)
     return Comparison(tuple(layers_a), tuple(layers_b), {name: grids[name] for name in request.measures})
-
-
-def begin(
-    request: Request, left: Sequence[Any], right: Sequence[Any], saved: SavedGrids | None
-) -> tuple[dict[str, Grid], Request, Callable[[str, Grid], None]]:
-    """The grids that were saved, the request of the others, and what keeps one of these."""
-    keys = {} if saved is None else {name: saved.key(request, name, left, right) for name in request.measures}
-    read = {} if saved is None else {name: saved.read(key) for name, key in keys.items()}
-    grids = {name: grid for name, grid in read.items() if grid is not None}
-
-    def keep(name: str, grid: Grid) -> None:
-        grids[name] = grid
-        if saved is not None:
-            saved.write(keys[name], grid)
-
-    return grids, request.only(name for name in request.measures if name not in grids), keep
-
-
-def steps_of(total: int, progress: Progress | None) -> Callable[..., None]:
-    """What reports the next of so many steps whenever it is called."""
-    steps = count(1)
-
-    def step(*_: int) -> None:
-        if progress:
-            progress(next(steps), total)
-
-    return step

@@ -162,7 +162,15 @@ def title(measure: str, grid: Grid) -> str:
     return f"{measure}  (n={grid.n}, {options}, {grid.precision})"
 
 
-def figure_of(measure: str, values: np.ndarray, kind: str, layers_a: Sequence[str], layers_b: Sequence[str]) -> Any:
+def figure_of(
+    measure: str,
+    values: np.ndarray,
+    kind: str,
+    layers_a: Sequence[str],
+    layers_b: Sequence[str],
+    *,
+    labels: tuple[str, str] = ("a", "b"),
+) -> Any:
     """A matplotlib figure of values [layers of a, layers of b], coloured from 0, or below, to 1 or the farthest."""
     from matplotlib.figure import Figure
 
@@ -172,7 +180,7 @@ def figure_of(measure: str, values: np.ndarray, kind: str, layers_a: Sequence[st
     image = axes.imshow(values, vmin=min(0.0, float(np.nanmin(values))), vmax=most, cmap="viridis", aspect="auto")
     axes.set_xticks(range(len(layers_b)), layers_b, rotation=45, ha="right")
     axes.set_yticks(range(len(layers_a)), layers_a)
-    axes.set_xlabel("b")
-    axes.set_ylabel("a")
+    axes.set_ylabel(labels[0])
+    axes.set_xlabel(labels[1])
     figure.colorbar(image, ax=axes, label=measure)
     return figure

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import count
 from typing import Any
 
+from .arguments import Progress
 from .arrays import SharedRows
 from .kernels import Linear
 from .measures import cka, neighbours
@@ -13,6 +15,7 @@ from .measures.method import PRODUCTS_BUDGET, evaluate_grids
 from .measures.neighbours import Neighbours
 from .measures.similarity import Grid
 from .request import GRAPH_GRIDS, GraphMeasure, Request
+from .saved_grids import SavedGrids
 
 Keep = Callable[[str, Grid], None]
 
@@ -100,3 +103,30 @@ def _graph_grid(
     if name == "second_order_cosine":
         how["rows"] = (left, right)
     return GRAPH_GRIDS[name](*sides, threads=threads, **how)
+
+
+def begin(
+    request: Request, left: Sequence[SharedRows], right: Sequence[SharedRows], saved: SavedGrids | None
+) -> tuple[dict[str, Grid], Request, Keep]:
+    """The grids that were saved, the request of the others, and what keeps one of these."""
+    keys = {} if saved is None else {name: saved.key(request, name, left, right) for name in request.measures}
+    read = {} if saved is None else {name: saved.read(key) for name, key in keys.items()}
+    grids = {name: grid for name, grid in read.items() if grid is not None}
+
+    def keep(name: str, grid: Grid) -> None:
+        grids[name] = grid
+        if saved is not None:
+            saved.write(keys[name], grid)
+
+    return grids, request.only(name for name in request.measures if name not in grids), keep
+
+
+def steps_of(total: int, progress: Progress | None) -> Callable[..., None]:
+    """What reports the next of so many steps whenever it is called."""
+    steps = count(1)
+
+    def step(*_: int) -> None:
+        if progress:
+            progress(next(steps), total)
+
+    return step

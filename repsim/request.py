@@ -142,6 +142,11 @@ class Request:
         """Whether a measure of graphs takes chance from relabellings that are drawn."""
         return name != "mutual_knn"
 
+    @staticmethod
+    def symmetric(name: str) -> bool:
+        """Whether the order of both sides does not matter to a measure."""
+        return name in _KERNEL_MEASURES or REGISTRY[name].symmetric
+
     def searches(self) -> dict[tuple[int, str], None]:
         """(k, metric) of every graph that is needed; the most neighbours first, which serve the others of a metric."""
         return dict.fromkeys(sorted(((one.k, one.metric) for one in self.graphs.values()), reverse=True))
@@ -198,15 +203,22 @@ def _graph_measure(name: str, own: Mapping[str, Any], k: int, metric: str) -> Gr
 def _asked(name: str, own: Mapping[str, Any]) -> Asked:
     make = REGISTRY[name].method
     assert make is not None, "only those are comparable"
-    _bound(name, make, own)
-    return Asked(make(**own), own, REGISTRY[name].kind)
+    every = _bound(name, make, own, defaults=True)
+    plain = {option: str(value) if isinstance(value, Kernel) else value for option, value in every.items()}
+    return Asked(make(**own), plain, REGISTRY[name].kind)
 
 
-def _bound(name: str, takes: Callable[..., Any], own: Mapping[str, Any]) -> dict[str, Any]:
+def _bound(name: str, takes: Callable[..., Any], own: Mapping[str, Any], *, defaults: bool = False) -> dict[str, Any]:
+    """The options given, and those of a measure that were not where ``defaults``."""
+    signature = inspect.signature(takes)
     try:
-        inspect.signature(takes).bind(**own)
+        bound = signature.bind(**own)
     except TypeError as error:
         raise TypeError(f"[compare] expected options that {name} has, got {dict(own)!r}: {error}") from None
+    of_its_own = inspect.Parameter.VAR_KEYWORD not in {one.kind for one in signature.parameters.values()}
+    if defaults and of_its_own:
+        bound.apply_defaults()
+        return dict(bound.arguments)
     return dict(own)
 
 

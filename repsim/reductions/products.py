@@ -66,12 +66,12 @@ def principal_axes(
 def cross_products(x: Rows, y: Rows, order: np.ndarray | None = None, *, function: str, threads: int) -> Products:
     """X'Y of the rows about their means, in one pass; with ``order`` [n], of row ``order[i]`` of y beside row i of x.
 
-    Memory and errors as for :func:`own_products`. Cost: 2 n d d' flop. Of shared rows the last product is kept, or those
-    of all pairs of the :class:`Block` that they belong to.
+    Memory and errors as for :func:`own_products`. Cost: 2 n d d' flop. Of shared rows the last product is kept, or all
+    those of the :class:`Block` that they belong to.
     """
     if isinstance(x, SharedRows) and isinstance(y, SharedRows):
-        block = x.found.get(Block)
-        if isinstance(block, Block) and block is y.found.get(Block) and block.order is order:
+        block = x.found.get(Block) if x.found.get(Block) is y.found.get(Block) else None
+        if isinstance(block, Block) and block.order is order:
             return block.of(x, y, function=function, threads=threads)
         last = x.found.get(cross_products)
         if last is not None and last[0] is y and last[1] is order:
