@@ -224,7 +224,7 @@ def test_other_data_is_noted_and_paired_by_id(models, texts, capsys):
         ("a.npz a.npz --html no/page.html", "no/page.html cannot be written: there is no folder "),
         ("a.npz a.npz --csv no/table.csv", "no/table.csv cannot be written: there is no folder "),
         ("a.npz a.npz --measure cka", "unknown flag --measure; did you mean --measures?"),
-        ("a.npz", "the following arguments are required: B"),
+        ("a.npz", "expected two models or more, got one"),
         (
             "a.store b.store",
             "[require_same_samples] expected b.store with id 0 at position 0 like a.store, got id 39: ",
