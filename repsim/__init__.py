@@ -61,6 +61,7 @@ from .measures.statistics import (
 )
 from .measures.topology import imd, rtd
 from .native import cmake_dir
+from .plan import ComparisonPlan, plan
 from .store import Store
 
 __version__ = "0.1.0"
@@ -68,6 +69,7 @@ __version__ = "0.1.0"
 __all__ = [
     "RBF",
     "Comparison",
+    "ComparisonPlan",
     "Cosine",
     "Distance",
     "Kernel",
@@ -142,6 +144,7 @@ __all__ = [
     "overlap_counts",
     "partial_whitening",
     "permutation_procrustes",
+    "plan",
     "platonic_rows",
     "pls",
     "prediction_difference",

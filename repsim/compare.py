@@ -10,6 +10,7 @@ from .arguments import Progress, memory_budget, thread_count
 from .comparison import Comparison
 from .grids import begin, grids_between, search_graphs, steps_of
 from .model_layers import layers_of, require_same_inputs
+from .plan import plan_of
 from .request import Request
 from .saved_grids import SavedGrids
 
@@ -54,7 +55,10 @@ def compare(
         no p, for the measures that would evaluate every pair again for each.
     jackknife: groups of inputs for the standard error of those measures, each left out once; 0 leaves it out. The
         neighbour measures always have one; CKA does not have it here.
-    threads, memory: as for :func:`repsim.cka`.
+    threads: as for :func:`repsim.cka`.
+    memory: bytes, or text such as "4GB", beside the inputs: measures that together need more are evaluated in groups,
+        and one that alone needs more is refused before any work (see :func:`repsim.plan`). None: what the machine, or
+        its container, has.
     resume: a folder, made where there is none, in which every finished grid is kept under a name made of its content
         (the numbers of the layers, the measure, its options): what is there is read, not computed again.
     progress: called with (steps done, steps in all): the graph of every layer is a step, every CKA and neighbour
@@ -67,8 +71,8 @@ def compare(
     Raises
     ------
     TypeError, ValueError: as for the measures, the layer named as in ``b['conv2']``; stores whose sample ids or their
-        order differ; an unknown measure; no layers, or two of one name. What can be known beforehand is checked before
-        any work.
+        order differ; an unknown measure; no layers, or two of one name; a measure that the memory does not hold. What
+        can be known beforehand is checked before any work.
     """
     request = Request.of(measures, k, metric, permutations, jackknife, seed)
     require_same_inputs([a, b])
@@ -77,7 +81,11 @@ def compare(
     cpus, budget = thread_count(threads, function="compare"), memory_budget(memory, function="compare")
     request.check([*left, *right])
     grids, todo, keep = begin(request, left, right, None if resume is None else SavedGrids(resume))
-    step = steps_of(todo.steps(len(left) + len(right), len(left) * len(right)), progress)
-    search_graphs(todo, [*left, *right], threads=cpus, memory=budget, step=step)
-    grids_between(todo, left, right, threads=cpus, memory=budget, step=step, keep=keep, forget=True)
+    groups = [todo.only(names) for names in plan_of(todo, left, right, memory=budget).groups]
+    step = steps_of(sum(one.steps(len(left) + len(right), len(left) * len(right)) for one in groups), progress)
+    for group in groups:
+        search_graphs(group, [*left, *right], threads=cpus, memory=budget, step=step)
+        grids_between(group, left, right, threads=cpus, memory=budget, step=step, keep=keep, forget=True)
+        for rows in (*left, *right):
+            rows.found.clear()
     return Comparison(tuple(layers_a), tuple(layers_b), {name: grids[name] for name in request.measures})

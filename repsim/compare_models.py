@@ -16,6 +16,7 @@ from .comparison_page import page
 from .grids import begin, grids_between, search_graphs, steps_of
 from .measures.similarity import Grid
 from .model_layers import layers_of, require_same_inputs
+from .plan import plan_of
 from .request import Request
 from .saved_grids import SavedGrids
 
@@ -196,22 +197,33 @@ def compare_models(
     }
     searching = request.only(name for _, todo, _ in begun.values() for name in todo.measures)
     every = [rows for of in layers.values() for rows in of.values()]
-    total = len(every) * len(searching.searches()) + sum(
-        todo.steps(0, len(layers[first]) * len(layers[second])) for (first, second), (_, todo, _) in begun.items()
+    groups = [searching.only(names) for names in plan_of(searching, every, every, memory=budget, keeps=True).groups]
+    step = steps_of(
+        sum(
+            len(every) * len(group.searches())
+            + sum(todo.only(group.measures).steps(0, _pairs(layers, pair)) for pair, (_, todo, _) in begun.items())
+            for group in groups
+        ),
+        progress,
     )
-    step = steps_of(total, progress)
-    search_graphs(searching, every, threads=cpus, memory=budget, step=step)
     last = {min(pair, key=order.__getitem__): pair for pair in begun}
-    for (first, second), (_, todo, keep) in begun.items():
-        left, right = list(layers[first].values()), list(layers[second].values())
-        grids_between(todo, left, right, threads=cpus, memory=budget, step=step, keep=keep, forget=False)
-        done = min(first, second, key=order.__getitem__)
-        if last[done] == (first, second):
-            for rows in layers[done].values():
-                rows.found.clear()
+    for group in groups:
+        search_graphs(group, every, threads=cpus, memory=budget, step=step)
+        for pair, (_, todo, keep) in begun.items():
+            left, right = (list(layers[name].values()) for name in pair)
+            asked_here = todo.only(group.measures)
+            grids_between(asked_here, left, right, threads=cpus, memory=budget, step=step, keep=keep, forget=False)
+            done = min(pair, key=order.__getitem__)
+            if last[done] == pair:
+                for rows in layers[done].values():
+                    rows.found.clear()
     names = {model: tuple(of) for model, of in layers.items()}
     pairs = {
         pair: Comparison(names[pair[0]], names[pair[1]], {name: grids[name] for name in asked[pair].measures})
         for pair, (grids, _, _) in begun.items()
     }
     return ModelComparison(names, pairs)
+
+
+def _pairs(layers: Mapping[str, Mapping[str, Any]], models: tuple[str, str]) -> int:
+    return len(layers[models[0]]) * len(layers[models[1]])

@@ -10,6 +10,7 @@ from typing import Any
 from repsim.cli.sides import open_side, require_same_inputs
 from repsim.compare import compare as compare_layers
 from repsim.compare_models import compare_models
+from repsim.plan import plan
 from repsim.records import RunError
 from repsim.request import comparable
 from repsim.terminal import DONE, Bar, Parser, count, require_folder
@@ -39,6 +40,13 @@ def compare(words: Sequence[str]) -> int:
     models = {side.letter: side.rows(values["layers"]) for side in sides}
     asked = ("measures", "k", "metric", "permutations", "seed", "threads", "memory", "resume")
     how: dict[str, Any] = {name: values[name] for name in asked}
+    if values["plan"]:
+        del how["resume"]
+        if len(models) > 2:
+            every = {f"{name} {layer}": rows for name, of in models.items() for layer, rows in of.items()}
+            models = {"a": every, "b": every}
+        print(plan(*models.values(), **how))
+        return DONE
     with Bar("comparing") as bar:
         if len(models) == 2:
             comparison: Any = compare_layers(*models.values(), **how, progress=bar)
@@ -88,6 +96,7 @@ def _parser() -> Parser:
     add("--metric", default="cosine", help="of neighbours: cosine, inner_product, euclidean (default: %(default)s)")
     add("--permutations", type=int, default=200, metavar="N", help="for chance levels (default: %(default)s)")
     add("--seed", type=int, default=0, metavar="N", help="of the permutations (default: %(default)s)")
+    add("--plan", action="store_true", help="only say what memory and about how much time every measure will need")
     add("--resume", type=Path, metavar="DIR", help="keep every finished grid there, and read those that are there")
     add("--threads", type=count, metavar="N", help="native threads (default: all cores of this process)")
     add("--memory", metavar="SIZE", help="budget such as 512MiB or 4GB (default: each measure's own)")
