@@ -78,13 +78,13 @@ class ComparisonPlan:
         ]
 
     def __repr__(self) -> str:
-        lines = [("measure", "MB", "Gflop", "seconds (about)")]
+        lines = [("measure", "memory", "Gflop", "seconds (about)")]
         for one in (*self.measures, self.together):
             seconds = "" if one.seconds is None else f"{one.seconds:.2g}"
-            lines.append((one.measure, f"{one.bytes / 1e6:.0f}", f"{one.work.flops / 1e9:.3g}", seconds))
+            lines.append((one.measure, _size(one.bytes), f"{one.work.flops / 1e9:.3g}", seconds))
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         table = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines]
-        fits = "not known" if self.memory is None else f"{self.memory / 1e6:.0f} MB"
+        fits = "not known" if self.memory is None else _size(self.memory)
         head = f"{self.layers[0]} x {self.layers[1]} layers, n={self.n}; memory {fits}"
         if len(self.groups) > 1:
             head += f"; in {len(self.groups)} groups, each of which fits"
@@ -245,9 +245,16 @@ def _too_much(one: Planned, request: Request, limit: int, memory: int | None) ->
     instead = _INSTEAD.get(one.measure, _OF_GRAPHS if one.measure in request.graphs else _OF_FEATURES)
     where = "memory=" if memory is not None else "the available memory"
     return ValueError(
-        f"[compare] expected measures that fit {where} of {limit / 1e6:.0f} MB, got {one.measure}, which needs "
-        f"{one.bytes / 1e6:.0f} MB beside the inputs; take {instead}, or more memory"
+        f"[compare] expected measures that fit {where} of {_size(limit)}, got {one.measure}, which needs "
+        f"{_size(one.bytes)} beside the inputs; take {instead}, or more memory"
     )
+
+
+def _size(count: int) -> str:
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count / 1e3:.3g} kB"
 
 
 # ---------------------------------------------------------------------------------------------- rates

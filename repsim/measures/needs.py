@@ -115,6 +115,11 @@ def demand_of(measure: str, options: Mapping[str, Any]) -> Demand:
     return _DEMANDS[measure](options)
 
 
+def stated() -> tuple[str, ...]:
+    """The measures that state their needs."""
+    return tuple(_DEMANDS)
+
+
 def state_needs(measure: str, demand: Callable[[Mapping[str, Any]], Demand]) -> None:
     """Let a measure that is registered elsewhere state its needs: ``demand`` makes them of its options.
 
@@ -256,7 +261,8 @@ def _spaces(name: str, *, raw: bool = False, vectors: bool = False) -> Callable[
 
 
 def _gram(n: int, d: int) -> Step:
-    return Step(_WIDE * n * n, 5 * _WIDE * n * n + 3 * 2**26, Work(factors=2.0 * n * n * d + 9.0 * n**3))
+    parts = min(3 * 2**26, 3 * _WIDE * n * d)  # columns, some at a time
+    return Step(_WIDE * n * n, 5 * _WIDE * n * n + parts, Work(factors=2.0 * n * n * d + 9.0 * n**3))
 
 
 def _pls(options: Mapping[str, Any]) -> Demand:
