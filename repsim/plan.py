@@ -238,6 +238,7 @@ def _planned(
         working = max(working, lifted_bytes(depths, room_for(depths)) + 3 * max(crossed))
     if memory is not None:
         packed = min(packed, memory // 2)
+    own *= len(down) if keeps else 1  # what the pairs of one layer of the left keep with it
     return int(held + own + working + packed), work
 
 

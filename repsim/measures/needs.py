@@ -140,12 +140,15 @@ def _lifted(*depths: int) -> float:
 
 
 def _products(n: int, d: int) -> Step:
-    return Step(_WIDE * d * d, 5 * _WIDE * (d + 2) ** 2 + _lifted(d), Work(products=float(n) * d * d))
+    touched = 60.0 * sample_rows(d) * d + 30.0 * d * d + 4.0 * n * d  # the median of some rows, sums about the mean
+    work = Work(products=float(n) * d * d, elements=touched)
+    return Step(_WIDE * d * d, 5 * _WIDE * (d + 2) ** 2 + _lifted(d), work)
 
 
 def cross(n: int, d: int, e: int) -> Step:
     """X'Y of one pair."""
-    return Step(_WIDE * d * e, 3 * _WIDE * (d + 2) * (e + 2) + _lifted(d, e), Work(products=2.0 * n * d * e))
+    work = Work(products=2.0 * n * d * e, elements=30.0 * d * e)
+    return Step(_WIDE * d * e, 3 * _WIDE * (d + 2) * (e + 2) + _lifted(d, e), work)
 
 
 def _eigen(d: int, kept: float = 1.0) -> Step:
@@ -159,8 +162,8 @@ def _singular(d: int, e: int, vectors: bool = False) -> Step:
 
 
 def _assignment(d: int, e: int) -> Step:
-    # In the worst case min(d, e)^2 max(d, e); of correlations about a tenth of it.
-    return Step(0, 4 * _WIDE * d * e, Work(elements=0.1 * min(d, e) ** 2 * max(d, e)))
+    # Paths are searched one number at a time; how many depends on the data.
+    return Step(0, 4 * _WIDE * d * e, Work(elements=40.0 * min(d, e) ** 2 * max(d, e)))
 
 
 def _narrow(n: int, d: int) -> dict[str, Step]:
@@ -191,7 +194,7 @@ def _kernel_tiles(n: int, d: int, kernel: Kernel) -> Step:
     if any(isinstance(leaf, Bandwidth) for leaf in leaves):
         few = min(n, 2048)  # the median of a few, then of all by counting
         sampled = 26 * few * few + 2**23
-        work = Work(tiles=2.0 * n * n * d, elements=4.0 * few * few)
+        work = Work(tiles=2.0 * n * n * d, elements=100.0 * few * few)
     return Step(4 * _WIDE * n, 12 * _WIDE * n + sampled, work, packed)
 
 
@@ -211,7 +214,12 @@ def _kernels(options: Mapping[str, Any]) -> Demand:
         return kernel == Linear() and ((flop < 2e9 and max(d, e) <= n) or flop <= float(n) * n * (d + e))
 
     def layer(n: int, d: int) -> Steps:
-        return {"products": _products(n, d)} if in_features(n, d, d) else {tiled: _kernel_tiles(n, d, kernel)}
+        few = sample_rows(d)
+        thirds = {
+            f"third moments of {kernel}": Step(0, 0, Work(factors=2.0 * few**2 * (d + few), elements=600.0 * few**2))
+        }
+        own = {"products": _products(n, d)} if in_features(n, d, d) else {tiled: _kernel_tiles(n, d, kernel)}
+        return {**own, **thirds}
 
     def pair(n: int, d: int, e: int) -> Steps:
         if in_features(n, d, e):
@@ -227,7 +235,10 @@ def _graphs(name: str) -> Callable[[Mapping[str, Any]], Demand]:
     def demand(options: Mapping[str, Any]) -> Demand:
         k, metric = options.get("k", 10), options.get("metric", "cosine")
         sampled = 0 if name == "mutual_knn" else options.get("permutations", _SAMPLED)
-        per_list = {"lcs_knn": k * k, "edit_distance_knn": k * k, "cknna": 4 * k}.get(name, 2 * k)
+        # Entries of lists are compared one by one: each takes as long as some forty numbers that are added.
+        per_list = {"lcs_knn": 20 * k + 2 * k * k, "edit_distance_knn": 20 * k + 2 * k * k, "cknna": 70 * k}.get(
+            name, 40 * k
+        )
 
         def pair(n: int, d: int, e: int) -> Steps:
             each = per_list if name != "second_order_cosine" else 2 * k * (d + e)
@@ -317,13 +328,15 @@ def _kernel_ridge(options: Mapping[str, Any]) -> Demand:
     folds, lambdas = options.get("folds", 5), _count(options.get("lambdas"), 11)
 
     def pair(n: int, d: int, e: int) -> Steps:
-        kept = _WIDE * n * n * (1 + folds)
+        kept = _WIDE * n * n * (1 + folds)  # of the left side alone
         working = _WIDE * (4 * n * n + 6 * n * max(d, e))
-        factors = folds * (9.0 * n**3 + lambdas * 2.0 * n * n * e)
-        work = Work(factors=factors, elements=(2.0 * folds * lambdas + 5.0) * n * n)
+        work = Work(factors=folds * lambdas * 2.0 * n * n * e, elements=(2.0 * folds * lambdas + 5.0) * n * n)
         return {"kernel_ridge": Step(kept, working, work)}
 
-    return Demand(lambda n, d: {}, pair)
+    def layer(n: int, d: int) -> Steps:  # half of the work for every layer: it is done of the left ones
+        return {"spectra of kernels": Step(0, 0, Work(factors=folds * 4.5 * (n * (1 - 1 / folds)) ** 3))}
+
+    return Demand(layer, pair)
 
 
 def _count(lambdas: Any, default: int) -> int:
@@ -408,7 +421,7 @@ def _matched(name: str) -> Callable[[Mapping[str, Any]], Demand]:
             if name == "hard_correlation_match" or (name == "soft_matching" and wide % small == 0):
                 own = _assignment(wide, wide if name == "soft_matching" else small)
             elif name == "soft_matching":  # a linear programme of d d' variables
-                own = Step(0, 4096.0 * d * e, Work(elements=300.0 * (d + e) * d * e))
+                own = Step(0, 4096.0 * d * e, Work(elements=200.0 * (d + e) * d * e))
             elif name == "maximum_matching":
                 work = Work(factors=4 * 9.0 * (d**3 + e**3))
                 own = Step(0, 10 * _WIDE * wide * wide, work)
@@ -450,7 +463,7 @@ def _rsa(options: Mapping[str, Any]) -> Demand:
     def layer(n: int, d: int) -> Steps:
         pairs = n * (n - 1) / 2
         working = _WIDE * (3.5 * pairs + 3 * n * d) + 2**22
-        return {"rsa of a layer": Step(_WIDE * pairs, working, Work(distances=1.5 * n * n * d, elements=60.0 * pairs))}
+        return {"rsa of a layer": Step(_WIDE * pairs, working, Work(distances=1.5 * n * n * d, elements=600.0 * pairs))}
 
     def pair(n: int, d: int, e: int) -> Steps:
         pairs = n * (n - 1) / 2
@@ -468,7 +481,7 @@ def _swept(name: str) -> Callable[[Mapping[str, Any]], Demand]:
             if name == "uniformity_difference":
                 return {name: _tiles(n, d)}
             wide = min(_SWEPT, 4 * _WIDE * n * d) if name == "concentricity_difference" else 2**20
-            return {name: Step(0, wide, Work(elements=(6.0 if name == "concentricity_difference" else 0.5) * n * d))}
+            return {name: Step(0, wide, Work(elements=(24.0 if name == "concentricity_difference" else 1.0) * n * d))}
 
         return Demand(layer, _nothing)
 
