@@ -131,7 +131,7 @@ def test_operations_add_up() -> None:
 
 
 def test_a_plan_has_every_measure_alone_and_all_together() -> None:
-    measures = ["cka", "cca_mean", "cca_mean_squared", "procrustes"]
+    measures = ["linear_regression", "cca_mean", "cca_mean_squared", "procrustes"]
     plan = repsim.plan(layers(), layers(2, d=16), measures=measures)
     assert plan.groups == (tuple(measures),)
     assert [row["measure"] for row in plan.rows()] == measures
@@ -143,7 +143,7 @@ def test_a_plan_has_every_measure_alone_and_all_together() -> None:
     lines = repr(plan).splitlines()
     assert lines[0].startswith("3 x 2 layers, n=400; memory ")
     assert [line.split()[0] for line in lines[1:]] == ["measure", *measures, "together"]
-    with pytest.raises(ValueError, match=r"\[ComparisonPlan\] expected measure cka, .*, got 'rsa'"):
+    with pytest.raises(ValueError, match=r"\[ComparisonPlan\] expected measure linear_regression, .*, got 'rsa'"):
         plan["rsa"]
 
 
