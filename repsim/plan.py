@@ -27,6 +27,7 @@ _INSTEAD = {
     "soft_matching": 'solver="pot", or layers whose widths divide each other',
     "rtd": "a smaller batch_rows",
 }
+_RELABELLED = ("rsa of a layer",)  # steps whose results are copied for another order of the inputs
 _OF_GRAPHS = "a smaller k, or a sample of the inputs"
 _OF_FEATURES = "fewer layers at a time, or a measure of neighbours or cka with a kernel, which hold no d x d products"
 
@@ -151,13 +152,14 @@ def plan_of(
     keeps = keeps or request.plan.permutations > 0 or bool(request.graphs)
 
     def of(names: Sequence[str], label: str) -> Planned:
-        found = _planned(
-            [_demand(request, name) for name in names], n, down, across, keeps, _times(request, names), memory
-        )
+        demands = [_demand(request, name) for name in names]
+        needed, work = _planned(demands, n, down, across, keeps, _times(request, names), memory)
+        if request.plan.jackknife and any(name in request.methods for name in names):  # layers without a group of rows
+            needed = 2 * needed + sum(rows.values.nbytes for rows in (*left, *right))
         seconds = None
         if rates is not None:
-            seconds = sum(getattr(found[1], kind) / rates[kind] for kind in KINDS)
-        return Planned(label, *found, seconds)
+            seconds = sum(getattr(work, kind) / rates[kind] for kind in KINDS)
+        return Planned(label, needed, work, seconds)
 
     measures = tuple(of([name], name) for name in request.measures)
     for one in measures:
@@ -224,7 +226,8 @@ def _planned(
     kept = {d: sum(step.kept for step in steps.values()) for d, steps in layers.items()}
     held = sum(kept[e] for e in across) + (sum(kept[d] for d in down) if keeps else max(kept[d] for d in down))
     steps = [step for found in (*layers.values(), *pairs.values()) for step in found.values()]
-    working = max((step.working for step in steps), default=0.0)
+    most = max(len(down), len(across))
+    working = max((step.working * min(step.at_once, most) for step in steps), default=0.0)
     packed = 2 * max((step.packed for step in steps), default=0.0)  # of several layers there are blocks of each
     crossed = [steps["cross products"].kept for steps in pairs.values() if "cross products" in steps]
     own = max(
@@ -238,6 +241,8 @@ def _planned(
         working = max(working, lifted_bytes(depths, room_for(depths)) + 3 * max(crossed))
     if memory is not None:
         packed = min(packed, memory // 2)
+    if times[1] > 1:
+        held += sum(layers[e][name].kept for e in across for name in _RELABELLED if name in layers[e])
     own *= len(down) if keeps else 1  # what the pairs of one layer of the left keep with it
     return int(held + own + working + packed), work
 

@@ -155,6 +155,8 @@ def test_a_plan_counts_relabellings_and_groups() -> None:
     assert 8 < drawn["procrustes"].work.flops / plain["procrustes"].work.flops < 15
     assert drawn["cka"].work == plain["cka"].work  # its chance is exact
     few, many = (repsim.plan(layers(), layers(), measures=["cknna"], permutations=p) for p in (10, 1000))
+    held = repsim.plan(layers(), layers(), measures=["procrustes"], jackknife=5)["procrustes"].bytes
+    assert held > plain["procrustes"].bytes + 6 * 400 * 32 * 4  # rows without a group are copies
     assert 50 < many["cknna"].work.elements / few["cknna"].work.elements < 100
 
 
@@ -209,9 +211,9 @@ def test_the_available_memory_is_the_limit_where_none_is_given(monkeypatch: pyte
 def test_measures_that_do_not_fit_together_are_evaluated_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = layers(), layers(seed=1)
     measures = ["cca_mean", "mutual_knn", "svcca", "gulp", "linreg", "rsa"]
-    alone = repsim.plan(a, b, measures=measures)
+    alone = repsim.plan(a, b, measures=measures, permutations=2)
     memory = max(one.bytes for one in alone.measures) + 2**16
-    planned = repsim.plan(a, b, measures=measures, memory=memory)
+    planned = repsim.plan(a, b, measures=measures, permutations=2, memory=memory)
     assert len(planned.groups) > 1
     assert [name for group in planned.groups for name in group] == measures
     assert planned.together.bytes <= memory
@@ -220,7 +222,7 @@ def test_measures_that_do_not_fit_together_are_evaluated_in_groups(monkeypatch: 
     monkeypatch.setattr(COMPARE, "search_graphs", lambda *args, **how: (seen.append(args), search_graphs(*args, **how)))
     steps: list[tuple[int, int]] = []
     table = repsim.compare(a, b, measures=measures, memory=memory, permutations=2, progress=lambda *s: steps.append(s))
-    assert len(seen) == len(repsim.plan(a, b, measures=measures, memory=memory, permutations=2).groups)
+    assert len(seen) == len(planned.groups)
     assert steps == [(i, len(steps)) for i in range(1, len(steps) + 1)]
     whole = repsim.compare(a, b, measures=measures, permutations=2)
     assert tuple(table) == tuple(measures)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -156,6 +157,22 @@ def test_a_graph_of_a_metric_is_searched_once(monkeypatch: pytest.MonkeyPatch) -
     calls.clear()
     repsim.compare(a, b, measures={"mutual_knn": {"metric": "euclidean"}, "intrinsic_dimension_difference": {}})
     assert calls["search"] == 5
+
+
+def test_tiles_of_distances_are_made_once_for_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = sides()
+    module = import_module("repsim.measures.distance_correlation")
+    calls = count_calls(monkeypatch, module, "dissimilarity_tiles")
+    expected = repsim.compare(a, b, measures="distance_correlation", permutations=3)["distance_correlation"]
+    assert calls["dissimilarity_tiles"] == 2 * 5 + 1 + 3  # two traversals of a layer, one of all, one a relabelling
+    # Two layers of either side at once make two traversals of a pass; wide layers one for each of the six pairs.
+    for limit, value, traversals in (("LAYERS_AT_ONCE", 2, 2), ("WIDEST", 4, 6)):
+        monkeypatch.setattr(module, limit, value)
+        calls.clear()
+        found = repsim.compare(a, b, measures="distance_correlation", permutations=3)["distance_correlation"]
+        np.testing.assert_array_equal(found.values, expected.values)
+        np.testing.assert_array_equal(found.draws, expected.draws)
+        assert calls["dissimilarity_tiles"] == 2 * 5 + traversals * 4
 
 
 def test_nothing_is_shared_between_other_rows() -> None:

@@ -7,7 +7,7 @@ has a name: one that several measures take is needed once.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from ..blocks import PACKED_BUDGET, sample_rows
@@ -54,13 +54,15 @@ class Work:
 class Step:
     """Something to do: bytes that it keeps, bytes that it needs while it is done, and its operations.
 
-    ``packed``: bytes of blocks, beside the others; a memory that is given makes them smaller.
+    ``packed``: bytes of blocks, beside the others; a memory that is given makes them smaller. ``at_once``: of how many
+    layers of either side it is done together, for so many times the working bytes.
     """
 
     kept: float = 0.0
     working: float = 0.0
     work: Work = Work()
     packed: float = 0.0
+    at_once: int = 1
 
 
 Steps = Mapping[str, Step]
@@ -437,7 +439,7 @@ def _matched(name: str) -> Callable[[Mapping[str, Any]], Demand]:
 def _distance_correlation(options: Mapping[str, Any]) -> Demand:
     return Demand(
         lambda n, d: {"distance_correlation of a layer": _and_kept(_tiles(n, d, 2), 3 * _WIDE * n)},
-        lambda n, d, e: {"distance_correlation": _both_tiles(n, d, e)},
+        lambda n, d, e: {"distance_correlation": replace(_both_tiles(n, d, e), at_once=12)},
     )
 
 
