@@ -130,6 +130,8 @@ def evaluate_grids(
     ) -> None:
         for down, across in _blocks(left, right, products):
             with Block(left[down], right[across], order):
+                for one in asked.values():  # an error names the first side first
+                    _state(one.method, left[down.start], None, threads)
                 theirs = {
                     name: [_state(one.method, rows, order, threads) for rows in right[across]]
                     for name, one in asked.items()
