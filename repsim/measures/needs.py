@@ -54,8 +54,8 @@ class Work:
 class Step:
     """Something to do: bytes that it keeps, bytes that it needs while it is done, and its operations.
 
-    ``packed``: bytes of blocks, beside the others; a memory that is given makes them smaller. ``at_once``: of how many
-    layers of either side it is done together, for so many times the working bytes.
+    ``packed``: bytes of blocks, beside the others; a memory that is given makes them smaller. ``at_once``: done of
+    many layers together it takes so many times the working bytes, at the most.
     """
 
     kept: float = 0.0
@@ -439,7 +439,7 @@ def _matched(name: str) -> Callable[[Mapping[str, Any]], Demand]:
 def _distance_correlation(options: Mapping[str, Any]) -> Demand:
     return Demand(
         lambda n, d: {"distance_correlation of a layer": _and_kept(_tiles(n, d, 2), 3 * _WIDE * n)},
-        lambda n, d, e: {"distance_correlation": replace(_both_tiles(n, d, e), at_once=12)},
+        lambda n, d, e: {"distance_correlation": replace(_both_tiles(n, d, e), at_once=5)},
     )
 
 
