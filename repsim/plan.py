@@ -13,8 +13,9 @@ import numpy as np
 from .arguments import available_memory, memory_budget, thread_count
 from .arrays import Rows
 from .kernels import Linear
+from .measures.demands import demand_of
 from .measures.method import PRODUCTS_BUDGET
-from .measures.needs import KINDS, Demand, Step, Work, demand_of
+from .measures.needs import KINDS, Demand, Step, Work
 from .model_layers import layers_of, require_same_inputs
 from .reductions import dissimilarities_of, dissimilarity_tiles, kernel_sums, nearest, own_products
 from .reductions.moments import lifted_bytes, room_for

@@ -16,7 +16,8 @@ import pytest
 import repsim
 from repsim import arguments
 from repsim.grids import search_graphs
-from repsim.measures.needs import KINDS, Needs, Step, Work, needs_of, state_needs, stated
+from repsim.measures.demands import needs_of, state_needs, stated
+from repsim.measures.needs import KINDS, Needs, Step, Work
 from repsim.measures.registry import REGISTRY
 from repsim.request import comparable
 
@@ -67,7 +68,7 @@ def layers(count: int = 3, n: int = 400, d: int = 32, seed: int = 0) -> dict[str
 
 
 def test_every_comparable_measure_states_its_needs() -> None:
-    assert set(comparable()) <= set(stated()), "needs.py, or state_needs in the file of the measure"
+    assert set(comparable()) <= set(stated()), "demands.py, or state_needs in the file of the measure"
 
 
 @pytest.mark.parametrize("shape", SHAPES)

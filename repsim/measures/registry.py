@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .demands import needs_of
 from .method import Method, evaluate
-from .needs import Needs, needs_of
+from .needs import Needs
 from .similarity import RESULTS
 
 # What may be done to the rows of either side, or of both, without changing the value. An orthogonal map may be a
