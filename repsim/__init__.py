@@ -10,7 +10,9 @@ repsim.compare({"layer1": x1, "layer2": x2}, {"layer1": y1})
 from __future__ import annotations
 
 from . import measures, streaming
-from .compare import Comparison, compare
+from .compare import compare
+from .compare_models import ModelComparison, compare_models
+from .comparison import Comparison
 from .kernels import RBF, Cosine, Kernel, LaplacianL1, LaplacianL2, Linear, Polynomial
 from .measures.attention import (
     attention_cka,
@@ -69,6 +71,7 @@ from .measures.statistics import (
 )
 from .measures.topology import imd, rtd
 from .native import cmake_dir
+from .plan import ComparisonPlan, plan
 from .store import Store
 
 __version__ = "0.1.0"
@@ -76,12 +79,14 @@ __version__ = "0.1.0"
 __all__ = [
     "RBF",
     "Comparison",
+    "ComparisonPlan",
     "Cosine",
     "Distance",
     "Kernel",
     "LaplacianL1",
     "LaplacianL2",
     "Linear",
+    "ModelComparison",
     "Neighbours",
     "NeuronRanking",
     "Polynomial",
@@ -106,6 +111,7 @@ __all__ = [
     "cmake_dir",
     "cohens_kappa",
     "compare",
+    "compare_models",
     "concentricity",
     "concentricity_difference",
     "cycle_knn",
@@ -153,6 +159,7 @@ __all__ = [
     "overlap_counts",
     "partial_whitening",
     "permutation_procrustes",
+    "plan",
     "platonic_rows",
     "pls",
     "prediction_difference",

@@ -6,6 +6,8 @@ import math
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -93,3 +95,15 @@ def require_memory(least: int, budget: int | None, *, function: str, purpose: st
             f"[{function}] expected memory of at least {least} bytes ({-(-least // 2**20)}MiB) for {purpose}, "
             f"got {budget}"
         )
+
+
+def available_memory() -> int | None:
+    """Bytes that new work may take without swapping, of the machine or of the container; None where it is not known."""
+    found = []
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        found.append(int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]) * 1024)
+    with suppress(OSError, ValueError):  # "max" where there is no limit
+        limit, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text() for name in ("max", "current"))
+        found.append(max(int(limit) - int(used), 0))
+    return min(found, default=None)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import mmap
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
 RESIDENT_BYTES = 8 * 2**20  # of a memory map, held at a time while rows are read once
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,45 @@ class Rows:
         if self.dtype == "bfloat16":
             return (block.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
         return block.astype(np.float64)
+
+
+@dataclass(frozen=True)
+class SharedRows(Rows):
+    """Rows that several measures read: what is found of them for one serves the others.
+
+    ``found`` holds results by the function that found them and its options. A copy of other values begins with none.
+    """
+
+    found: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, rows: Rows) -> SharedRows:
+        """The same rows; those that are shared already as they are, with what was found of them."""
+        return rows if isinstance(rows, SharedRows) else cls(rows.values, rows.dtype, rows.name)
+
+
+def found_once(find: Callable[P, T]) -> Callable[P, T]:
+    """Of shared rows, its first argument, a function then finds the same once; of other rows whenever it is asked.
+
+    ``function`` and ``threads``, which change no result, do not count among the options; all others are hashable.
+    """
+    signature = inspect.signature(find)
+
+    @functools.wraps(find)
+    def ask(*given: P.args, **named: P.kwargs) -> T:
+        rows = given[0]
+        if not isinstance(rows, SharedRows):
+            return find(*given, **named)
+        bound = signature.bind(*given, **named)
+        bound.apply_defaults()
+        _, *options = ((name, value) for name, value in bound.arguments.items() if name not in ("function", "threads"))
+        key = (find, *options)
+        if key not in rows.found:
+            rows.found[key] = find(*given, **named)
+        found: T = rows.found[key]
+        return found
+
+    return ask
 
 
 def as_rows(x: Any, *, function: str, name: str) -> Rows:

@@ -20,35 +20,48 @@ div { overflow-x: auto }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: .3rem .55rem; border: 1px solid var(--line); white-space: nowrap }
 th { font-weight: 500; text-align: left } tbody th { position: sticky; left: 0; background: var(--page) }
+tr.edge > * { border-top: 2px solid var(--ink) } .edge:not(tr) { border-left: 2px solid var(--ink) }
 td { text-align: right } td.full { color: var(--full) } td.none { color: var(--faint) }
 """
 
 
-def page(layers_a: Sequence[str], layers_b: Sequence[str], grids: dict[str, Grid], titles: dict[str, str]) -> str:
+def page(
+    layers_a: Sequence[str],
+    layers_b: Sequence[str],
+    grids: dict[str, Grid],
+    titles: dict[str, str],
+    *,
+    head: str | None = None,
+    edges: Sequence[int] = (),
+) -> str:
     """The page of a comparison.
 
     Example: ``page(table.layers_a, table.layers_b, table.grids, {"cka": "cka  (n=50, ...)"})``.
 
     Parameters: ``layers_a`` and ``layers_b``, names; ``grids`` [layers of a, layers of b] and ``titles``, by measure.
+        ``head``, the heading; ``edges``, positions of layers before which a thicker line is drawn, on both sides.
     Returns: HTML without scripts or links; every layer is shown.
     """
-    parts = [_section(layers_a, layers_b, grid, titles[measure]) for measure, grid in grids.items()]
-    head = f"<h1>{len(layers_a)} layers of a, {len(layers_b)} layers of b</h1>"
+    parts = [_section(layers_a, layers_b, grid, titles[measure], set(edges)) for measure, grid in grids.items()]
+    head = html.escape(head or f"{len(layers_a)} layers of a, {len(layers_b)} layers of b")
     return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>repsim: a and b</title>'
-        f"<style>{_STYLE}</style></head>\n<body>{head}\n" + "\n".join(parts) + "\n</body></html>\n"
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>repsim: {head}</title>'
+        f"<style>{_STYLE}</style></head>\n<body><h1>{head}</h1>\n" + "\n".join(parts) + "\n</body></html>\n"
     )
 
 
-def _section(layers_a: Sequence[str], layers_b: Sequence[str], grid: Grid, title: str) -> str:
+def _section(layers_a: Sequence[str], layers_b: Sequence[str], grid: Grid, title: str, edges: set[int]) -> str:
     finite = [value for value in grid.values.ravel().tolist() if math.isfinite(value)]
     far = grid.kind == "distance" and any(finite)
     low, high = min([0.0, *finite]), max(finite if far else [1.0, *finite])
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in layers_b)
+    edge = [' class="edge"' * (place in edges) for place in range(max(len(layers_a), len(layers_b)))]
+    head = "".join(f"<th{edge[j]}>{html.escape(name)}</th>" for j, name in enumerate(layers_b))
     lines = []
     for i, layer_a in enumerate(layers_a):
-        cells = "".join(_cell(f"{layer_a} and {layer_b}", grid, i, j, low, high) for j, layer_b in enumerate(layers_b))
-        lines.append(f"<tr><th>{html.escape(layer_a)}</th>{cells}</tr>")
+        cells = "".join(
+            _cell(f"{layer_a} and {layer_b}", grid, i, j, low, high, j in edges) for j, layer_b in enumerate(layers_b)
+        )
+        lines.append(f"<tr{edge[i]}><th>{html.escape(layer_a)}</th>{cells}</tr>")
     scale = f"No colour is {low:.3g}, full colour {high:.3g}; chance from {html.escape(grid.null_from)}."
     return (
         f"<h2>{html.escape(title)}</h2><p>{scale} A cell tells its chance level, z and p.</p>\n"
@@ -57,14 +70,16 @@ def _section(layers_a: Sequence[str], layers_b: Sequence[str], grid: Grid, title
     )
 
 
-def _cell(pair: str, grid: Grid, i: int, j: int, low: float, high: float) -> str:
+def _cell(pair: str, grid: Grid, i: int, j: int, low: float, high: float, edge: bool) -> str:
     value = float(grid.values[i, j])
     numbers: dict[str, Any] = {"chance": grid.null_mean[i, j], "z": grid.z[i, j], "p": grid.p[i, j]}
     known = "".join(f", {name} {number:.3g}" for name, number in numbers.items() if not math.isnan(number))
     label = html.escape(f"{pair}: {value:.6g}{known}", quote=True)
     if not math.isfinite(value):
-        return f'<td class="none" title="{label}">{value}</td>'
+        words = "none edge" if edge else "none"
+        return f'<td class="{words}" title="{label}">{value}</td>'
     share = (value - low) / (high - low)
     # Of a colour that lets the page through, so that zero is the page's own in the light and in the dark.
-    full = ' class="full"' if share > 0.85 else ""
-    return f'<td{full} style="background:rgb(37 99 235/{share:.3f})" title="{label}">{value:.3f}</td>'
+    words = " ".join(["full"] * (share > 0.85) + ["edge"] * edge)
+    named = f' class="{words}"' if words else ""
+    return f'<td{named} style="background:rgb(37 99 235/{share:.3f})" title="{label}">{value:.3f}</td>'

@@ -193,6 +193,37 @@ def test_options_reach_the_comparison(capsys):
     assert float(line["null_mean"]) == pytest.approx(expected.null.mean, rel=1e-9)
 
 
+def test_three_models_are_one_table_and_can_be_resumed(capsys):
+    for seed, name in enumerate(("bert", "gpt", "t5")):
+        np.savez(f"{name}.npz", one=rows(seed), two=rows(seed + 3))
+    words = ["compare", "bert.npz", "gpt.npz", "t5.npz", "--measures", "cka", "pwcca", "--permutations", "3"]
+    files = ["--csv", "t.csv", "--html", "p.html", "--resume", "kept"]
+    assert main([*words, *files]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("bert (2 layers), gpt (2 layers), t5 (2 layers)\n\nbert (a) and gpt (b)\n\ncka ")
+    models = {name: np.load(f"{name}.npz") for name in ("bert", "gpt", "t5")}
+    expected = repsim.compare_models(models, measures=["cka", "pwcca"], permutations=3)
+    lines = list(csv.DictReader(Path("t.csv").read_text().splitlines()))
+    assert [float(line["value"]) for line in lines] == [row["value"] for row in expected.rows()]
+    assert {(line["model_a"], line["model_b"]) for line in lines if line["measure"] == "pwcca"} >= {("t5", "bert")}
+    assert Path("p.html").read_text().count('<tr class="edge">') == 2 * 3
+    kept = sorted(Path("kept").iterdir())
+    assert len(kept) == 6 + 9  # of every two models and each with itself; of pwcca in both orders
+    before = [path.stat().st_mtime_ns for path in kept]
+    assert main([*words, *files]) == 0
+    assert [path.stat().st_mtime_ns for path in sorted(Path("kept").iterdir())] == before
+
+
+def test_a_plan_measures_nothing(capsys):
+    for name in ("a", "b", "c"):
+        np.savez(f"{name}.npz", one=rows(), two=np.full((40, 3), np.nan, np.float32))
+    for words, layers in (("a.npz b.npz", "2 x 2 layers"), ("a.npz b.npz c.npz", "6 x 6 layers")):
+        assert main(["compare", *words.split(), "--measures", "pls", "cknna", "--plan"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0].startswith(f"{layers}, n=40; memory ")
+        assert [line.split()[0] for line in lines[1:]] == ["measure", "pls", "cknna", "together"]
+
+
 def test_other_data_is_noted_and_paired_by_id(models, texts, capsys):
     assert main(["extract", models["bert"], texts, "-o", "a.store", "--layers", "hidden.1"]) == 0
     Path("other.txt").write_text("\n".join(reversed(TEXTS)))
@@ -205,6 +236,9 @@ def test_other_data_is_noted_and_paired_by_id(models, texts, capsys):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
+        ("a.npz a.npz a.npz", "expected different models, got one of them twice"),
+        ("a.npz a.npz --memory 1kB --measures rsa", "[compare] expected measures that fit memory= of 1 kB, got rsa, "),
+        ("a.npz a.npz --resume a.npz", "[compare] expected resume as a folder, got a file at a.npz"),
         ("a.npz none", "[compare] expected a store or a file, got nothing at none"),
         ("a.npz a.txt", "[compare] expected a store or a .safetensors, .npy, .npz file, got a.txt"),
         ("a.npz folder", "[Store.open] expected a store, got folder without a manifest.json"),
@@ -224,7 +258,7 @@ def test_other_data_is_noted_and_paired_by_id(models, texts, capsys):
         ("a.npz a.npz --html no/page.html", "no/page.html cannot be written: there is no folder "),
         ("a.npz a.npz --csv no/table.csv", "no/table.csv cannot be written: there is no folder "),
         ("a.npz a.npz --measure cka", "unknown flag --measure; did you mean --measures?"),
-        ("a.npz", "the following arguments are required: B"),
+        ("a.npz", "expected two models or more, got one"),
         (
             "a.store b.store",
             "[require_same_samples] expected b.store with id 0 at position 0 like a.store, got id 39: ",

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import repsim
-from repsim.compare import Comparison
+from repsim.comparison import Comparison
 from repsim.measures import cka, neighbours
 from repsim.measures.similarity import Grid
 
@@ -49,7 +49,7 @@ class Refuse:
 @pytest.fixture
 def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neighbours, "nearest", Refuse())
-    monkeypatch.setattr(cka, "cka_grid", Refuse())
+    monkeypatch.setattr(cka, "statistic_grid", Refuse())
 
 
 # ---------------------------------------------------------------------------------------------- values
@@ -289,7 +289,7 @@ def test_heatmap() -> None:
         ({"permutations": 9.5, "measures": "cknna"}, TypeError, "expected permutations as an int, got 9.5"),
         ({"seed": -1, "measures": "cknna"}, ValueError, "expected seed of at least 0, got -1"),
         ({"threads": 0}, ValueError, "expected threads of at least 1, got 0"),
-        ({"measures": ["cka", "hsic"]}, ValueError, "expected measures from cka, "),
+        ({"measures": ["cka", "attention_cka"]}, ValueError, "expected measures from cka, "),
         ({"measures": []}, ValueError, "expected at least one measure, got none"),
     ],
 )

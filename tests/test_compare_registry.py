@@ -9,10 +9,10 @@ import pytest
 
 import repsim
 from repsim.arrays import as_rows
-from repsim.compare import comparable
 from repsim.measures.method import Method, Plan, evaluate_grid
 from repsim.measures.registry import REGISTRY
 from repsim.measures.similarity import Grid
+from repsim.request import comparable
 
 
 def rows(n: int = 40, d: int = 5, seed: int = 0) -> np.ndarray:
@@ -128,7 +128,10 @@ def test_chance_picks_a_best_pair_that_is_not_called_alike() -> None:
 @pytest.mark.parametrize(
     ("options", "kind", "message"),
     [
-        pytest.param({"measures": {"cka": {"kernel": "rbf"}}}, ValueError, "expected no options for cka", id="own"),
+        pytest.param({"measures": {"cka": {"sigma": 1}}}, TypeError, "expected options that cka has", id="cka"),
+        pytest.param({"measures": {"hsic": {"estimator": "x"}}}, ValueError, "expected estimator", id="estimator"),
+        pytest.param({"measures": {"mutual_knn": {"q": 1}}}, TypeError, "that mutual_knn has", id="graph"),
+        pytest.param({"measures": {"mutual_knn": {"k": 40}}}, ValueError, "expected k of at most 39", id="own-k"),
         pytest.param({"measures": {"procrustes": {"sigma": 1}}}, TypeError, "that procrustes has", id="unknown"),
         pytest.param({"measures": "procrustes", "jackknife": 1}, ValueError, "expected jackknife 0 or", id="one-group"),
         pytest.param({"measures": "procrustes", "jackknife": -1}, ValueError, "jackknife of at least 0", id="negative"),

@@ -16,7 +16,7 @@ __all__ = ["main"]
 USAGE = """usage: repsim COMMAND
 
   extract MODEL DATA -o STORE   run a model over images or texts, write its layers to a store
-  compare A B                   every layer of A against every layer of B: stores, .safetensors, .npy, .npz
+  compare A B [C ...]           every layer of every model against the others': stores, .safetensors, .npy, .npz
   measures [FAMILY]             all measures, and what each declares of itself
   info STORE                    what a store holds and where it comes from
 

@@ -24,6 +24,7 @@ _DAMAGE = (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error)  # wha
 class Side:
     """One side of a comparison: its layers by name, not yet read, and sample ids where it has some.
 
+    ``letter`` is what messages call it: a letter, or the name of a model.
     ``data`` is the SHA-256 of the inputs that its store was extracted from, where it says so.
     """
 
@@ -64,7 +65,7 @@ def open_side(path: Path, letter: str) -> Side:
 
     Example: ``open_side(Path("a.npz"), "a").names == ("conv1", "conv2")``.
 
-    Parameters: ``path``, a store's folder or a .safetensors, .npy or .npz file; ``letter``, "a" or "b", for messages.
+    Parameters: ``path``, a store's folder or a .safetensors, .npy or .npz file; ``letter``, what messages call it.
     Returns: a Side.
     Raises: FileNotFoundError, ValueError: nothing there, another kind of file, a damaged one, or one with pickles.
     """
@@ -90,14 +91,20 @@ def open_side(path: Path, letter: str) -> Side:
     return Side(path, letter, arrays, tuple(arrays))
 
 
-def require_same_inputs(a: Side, b: Side, patterns: Sequence[str] | None) -> None:
-    """Refuse sides whose sample ids differ, and patterns that fit no layer of either.
+def require_same_inputs(sides: Sequence[Side], patterns: Sequence[str] | None) -> None:
+    """Refuse sides whose sample ids differ from those of the first, and patterns that fit no layer of any.
 
     Raises: ValueError, which names the first position that differs, or the pattern.
     """
     for pattern in patterns or ():
-        if not any(_fits(name, pattern) for name in (*a.names, *b.names)):
-            raise ValueError(f"[compare] expected layers of {a.path} or {b.path}, got {pattern!r}")
+        if not any(_fits(name, pattern) for side in sides for name in side.names):
+            paths = " or ".join(str(side.path) for side in sides)
+            raise ValueError(f"[compare] expected layers of {paths}, got {pattern!r}")
+    for other in sides[1:]:
+        _require_same_samples(sides[0], other)
+
+
+def _require_same_samples(a: Side, b: Side) -> None:
     if isinstance(a.source, Store) and isinstance(b.source, Store):
         require_same_samples(a.source, b.source)
     elif a.ids is not None and b.ids is not None and not np.array_equal(a.ids, b.ids):

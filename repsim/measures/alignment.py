@@ -8,20 +8,25 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..arrays import Rows
-from ..reductions import squared_norms
+from ..reductions import Products, cross_products, squared_norms
 from .method import Method
-from .sides import Side, axes, check_varies, cross, narrowed, relabelled, side_of
+from .sides import Side, check_varies, cross, narrowed, own_axes, relabelled, side_of
 
 _NO_SHARE = 1e-12  # of a sum of squares: what rounding leaves of nothing
 
 
-def nuclear_norm(product: np.ndarray) -> float:
+def nuclear_norm(product: Products) -> float:
     """The inner product of X and Y after the best orthogonal map, from X'Y."""
-    return float(np.linalg.svd(product, compute_uv=False).sum())
+    return float(product.singular_values.sum())
+
+
+def best_permutation(product: Products) -> float:
+    """The same after the best permutation; of unequal widths, every column of the narrower has a partner."""
+    return best_assignment(product.xy)
 
 
 def best_assignment(product: np.ndarray) -> float:
-    """The same after the best permutation; of unequal widths, every column of the narrower has a partner."""
+    """The largest sum of entries of which no two are in one row or column."""
     from scipy.optimize import linear_sum_assignment
 
     return float(product[linear_sum_assignment(product, maximize=True)].sum())
@@ -46,7 +51,7 @@ def cosine(x: float, y: float, inner: float) -> float:
 
 def between_shapes(
     function: str,
-    aligned: Callable[[np.ndarray], float],
+    aligned: Callable[[Products], float],
     score: Callable[[float, float, float], float],
     *,
     turnable: bool,
@@ -64,7 +69,7 @@ def between_shapes(
         return side
 
     def between(x: Side, y: Side, threads: int) -> float:
-        inner = aligned(cross(x, y, function=function, threads=threads))
+        inner = aligned(cross_products(x.rows, y.rows, y.order, function=function, threads=threads))
         return score(float(np.sqrt(x.squares)), float(np.sqrt(y.squares)), inner)
 
     return Method(prepare, between, relabelled)
@@ -83,13 +88,13 @@ def between_whitened(function: str, alpha: float) -> Method[_Whitened]:
         rows = narrowed(rows, function=function, threads=threads)
         side = side_of(rows, function=function, threads=threads)
         check_varies(side, function=function)
-        basis, lengths = axes(side.own, len(rows))
+        basis, lengths = own_axes(rows, function=function, threads=threads)
         lengths = alpha * lengths + (1 - alpha)
         return _Whitened(**vars(side), map=basis * lengths, norm=float(np.sqrt(lengths @ lengths)))
 
     def between(x: _Whitened, y: _Whitened, threads: int) -> float:
         product = x.map.T @ cross(x, y, function=function, threads=threads) @ y.map
-        return angle(x.norm, y.norm, nuclear_norm(product))
+        return angle(x.norm, y.norm, float(np.linalg.svd(product, compute_uv=False).sum()))
 
     return Method(prepare, between, relabelled)
 

@@ -143,8 +143,11 @@ def centred_kernels(
     memory: int | str | None = None,
     block_rows: int | None = None,
     progress: Progress | None = None,
+    in_tiles: bool = False,
 ) -> CentredKernels:
     """Every matrix of the left side with every one of the right, each made once.
+
+    ``in_tiles``: whatever would be less work.
 
     Raises
     ------
@@ -161,13 +164,13 @@ def centred_kernels(
             f"[{function}] expected {rows[0].name} with at least {LEAST_ROWS[estimator] + 1} rows for the jackknife, "
             f"got {len(rows[0])}"
         )
-    if kernel == Linear() and _in_feature_space(rows, len(left)):
+    if kernel == Linear() and not in_tiles and in_feature_space(rows, len(left)):
         sums = reductions.feature_sums(
             rows, len(left), function=function, threads=count, memory=budget, progress=progress
         )
         # Where one input outweighs all others, the debiased form is a difference of nearly equal sums; the tiles,
         # which leave the diagonal out, do not have to take it.
-        if estimator == "biased" or (np.diag(sums.debiased) > sums.rounding).all():
+        if keeps_digits(sums, estimator):
             terms = None
             if jackknife:
                 terms = reductions.feature_row_terms(
@@ -191,7 +194,12 @@ def centred_kernels(
     return CentredKernels(estimator, sums, thirds, terms).require_variance(rows, function)
 
 
-def _in_feature_space(rows: Sequence[Rows], left: int) -> bool:
+def keeps_digits(sums: HsicSums, estimator: str) -> bool:
+    """Whether the form from products of features is no difference of sums that are nearly equal."""
+    return estimator == "biased" or bool((np.diag(sums.debiased) > sums.rounding).all())
+
+
+def in_feature_space(rows: Sequence[Rows], left: int) -> bool:
     """Whether products of features, in float64, are less work than tiles; or so little that their digits are free."""
     flop = reductions.feature_space_flop(rows, left)
     small = flop < SMALL_FLOP and max(r.depth for r in rows) <= len(rows[0])

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ..arguments import Progress
-from ..arrays import tracks_gradient
-from ..calibration import jackknife_error
+from ..arrays import Rows, tracks_gradient
+from ..calibration import Null, jackknife_error
 from ..kernels import Kernel
-from .centred import centred_kernels, checked_sides
+from .centred import CentredKernels, centred_kernels, checked_sides
+from .linear_pairs import LinearPairs
 from .registry import Measure, invariant_to, register
 from .similarity import Grid, Similarity, grid_of
 
@@ -170,7 +172,7 @@ def angular_cka(
         [x], [y], estimator=estimator, kernel=kernel, threads=threads, memory=memory, block_rows=block_rows,
         progress=progress, function="angular_cka",
     )  # fmt: skip
-    return math.acos(max(-1.0, min(float(grid.values[0, 0]), 1.0)))
+    return _angle(float(grid.values[0, 0]))
 
 
 def hsic(
@@ -206,12 +208,11 @@ def hsic(
         left, right, estimator, chosen, function="hsic", jackknife=jackknife, threads=threads, memory=memory,
         block_rows=block_rows, progress=progress,
     )  # fmt: skip
-    unit = made.hsic_unit(0, 1, "hsic")
-    cell = (float(made.inner[0, 1]) * unit, made.null(0, 1).scaled(1 / unit), None)
+    cell = _hsic_cell(made, 0, 1)
     errors = None
     if made.rows is not None:
         n = made.n
-        left_out = unit * made.pairs(n) / made.pairs(n - 1)
+        left_out = made.hsic_unit(0, 1, "hsic") * made.pairs(n) / made.pairs(n - 1)
         errors = np.array([[jackknife_error(made.rows.without_each(0, 1) * left_out)]])
     options = {"estimator": estimator, "kernel": str(chosen)}
     return grid_of([[cell]], made.n, options, made.precision, standard_errors=errors).at(0, 0, "hsic")
@@ -221,6 +222,84 @@ def _differentiable(x: Any, y: Any, statistic: str, **options: Any) -> Any:
     from .gradients import alikeness  # and torch with it, which whoever has a tensor has imported
 
     return alikeness(x, y, statistic=statistic, **options)
+
+
+Cell = tuple[float, Null, float | None]  # value, null, and p where it is not that of the null
+
+
+def _cka_cell(made: CentredKernels, p: int, q: int) -> Cell:
+    # One square root of the product: the CKA of x with itself is then exactly 1.
+    norm = math.sqrt(made.inner[p, p] * made.inner[q, q])
+    return float(made.inner[p, q]) / norm, made.null(p, q).scaled(norm), None
+
+
+def _hsic_cell(made: CentredKernels, p: int, q: int) -> Cell:
+    unit = made.hsic_unit(p, q, "hsic")
+    return float(made.inner[p, q]) * unit, made.null(p, q).scaled(1 / unit), None
+
+
+def _angular_cell(made: CentredKernels, p: int, q: int) -> Cell:
+    value, null, _ = _cka_cell(made, p, q)  # of the angle itself only the order by chance is known: p
+    return _angle(value), Null(math.nan, math.nan, math.nan), null.p(value)
+
+
+def _angle(cosine: float) -> float:
+    return math.acos(max(-1.0, min(cosine, 1.0)))
+
+
+CELLS: dict[str, Callable[[CentredKernels, int, int], Cell]] = {
+    "cka": _cka_cell,
+    "hsic": _hsic_cell,
+    "angular_cka": _angular_cell,
+}
+
+
+def statistic_grid(
+    statistic: str,
+    xs: Sequence[Rows],
+    ys: Sequence[Rows],
+    *,
+    estimator: str,
+    kernel: Kernel,
+    linear: LinearPairs | None = None,
+    threads: int | None = None,
+    memory: int | str | None = None,
+) -> Grid:
+    """:func:`cka`, :func:`hsic` or :func:`angular_cka` between every layer in ``xs`` and every layer in ``ys``.
+
+    Every pair has the bits that the function gives it alone. ``linear``: what was found of the pairs of the linear
+    kernel that are taken in feature space; all others share the tiles of one traversal.
+    """
+    (left, right), chosen = checked_sides(xs, ys, estimator, kernel, statistic)
+    cell = CELLS[statistic]
+    cells: dict[tuple[int, int], Cell] = {}
+    precisions = set()
+    for i, j in np.ndindex(len(left), len(right)):
+        made = None if linear is None else linear.of(i, j, estimator, statistic)
+        if made is not None:
+            cells[i, j] = cell(made, 0, 1)
+            precisions.add(made.precision)
+    rest = [pair for pair in np.ndindex(len(left), len(right)) if pair not in cells]
+    if rest:
+        down, across = (sorted(set(side)) for side in zip(*rest, strict=True))
+        made = centred_kernels(
+            [left[i] for i in down], [right[j] for j in across], estimator, chosen, function=statistic,
+            threads=threads, memory=memory, in_tiles=True,
+        )  # fmt: skip
+        for i, j in rest:
+            cells[i, j] = cell(made, down.index(i), len(down) + across.index(j))
+        precisions.add(made.precision)
+    grid = grid_of(
+        [[cells[i, j] for j in range(len(right))] for i in range(len(left))],
+        len(left[0]),
+        {"estimator": estimator, "kernel": str(chosen)},
+        " or ".join(sorted(precisions)),
+    )
+    if statistic == "angular_cka":
+        skewed = estimator == "debiased" and len(left[0]) >= 6
+        law = "pearson" if skewed else "normal"
+        return replace(grid, kind="distance", null_from="not known", p_from=f"{law} of cka")
+    return grid
 
 
 def cka_grid(
@@ -250,9 +329,7 @@ def cka_grid(
     for i in range(len(left)):
         row = []
         for j in range(len(left), len(left) + len(right)):
-            # One square root of the product: the CKA of x with itself is then exactly 1.
-            norm = math.sqrt(made.inner[i, i] * made.inner[j, j])
-            row.append((float(made.inner[i, j]) / norm, made.null(i, j).scaled(norm), None))
+            row.append(_cka_cell(made, i, j))
             if made.rows is not None and errors is not None:
                 own = made.rows.without_each(i, i) * made.rows.without_each(j, j)
                 with np.errstate(invalid="ignore"):  # nothing left without one input: its standard error is NaN

@@ -18,6 +18,8 @@ from .registry import Measure, invariant_to, register
 from .similarity import Similarity
 
 _NAME = "distance_correlation"
+LAYERS_AT_ONCE = 12  # of either side, whose tiles of 8 MiB are held together
+WIDEST = 8192  # features up to which every side has the same tiles, whatever is beside it
 # Centred distances below this share of the distances, in the mean of squares, are what rounding leaves of a constant.
 _ROUNDING = 1e-11
 
@@ -56,12 +58,30 @@ def _distance_correlation(estimator: str = "debiased") -> Method[_Centred]:
         return replace(own, squares=squares)
 
     def between(x: _Centred, y: _Centred, threads: int) -> float:
-        value = _inner([x, y], threads, debiased) / math.sqrt(x.squares * y.squares)
-        if debiased:
-            return value
-        return math.sqrt(max(value, 0.0))  # never negative of distances, but by rounding
+        return _correlation(x, y, _inner([x, y], threads, debiased), debiased)
 
-    return Method(prepare, between, _Centred.relabelled, LEAST_ROWS[estimator])
+    def across(xs: Sequence[_Centred], ys: Sequence[_Centred], threads: int) -> np.ndarray:
+        values = np.empty((len(xs), len(ys)))
+        for i in range(0, len(xs), LAYERS_AT_ONCE):
+            for j in range(0, len(ys), LAYERS_AT_ONCE):
+                some, others = xs[i : i + LAYERS_AT_ONCE], ys[j : j + LAYERS_AT_ONCE]
+                if max(one.side.rows.depth for one in (*some, *others)) > WIDEST:
+                    found = [[_inner([x, y], threads, debiased) for y in others] for x in some]
+                else:
+                    found = _inner_of_all(some, others, threads, debiased)
+                for p, x in enumerate(some):
+                    for q, y in enumerate(others):
+                        values[i + p, j + q] = _correlation(x, y, found[p][q], debiased)
+        return values
+
+    return Method(prepare, between, _Centred.relabelled, LEAST_ROWS[estimator], across)
+
+
+def _correlation(x: _Centred, y: _Centred, inner: float, debiased: bool) -> float:
+    value = inner / math.sqrt(x.squares * y.squares)
+    if debiased:
+        return value
+    return math.sqrt(max(value, 0.0))  # never negative of distances, but by rounding
 
 
 def _row_sums(side: Dissimilarities, threads: int) -> np.ndarray:
@@ -76,17 +96,31 @@ def _row_sums(side: Dissimilarities, threads: int) -> np.ndarray:
 def _inner(sides: Sequence[_Centred], threads: int, debiased: bool) -> float:
     """sum_ij A_ij B_ij of two sides, or of one with itself; debiased over i != j."""
 
-    def parts() -> Iterator[float]:
-        for i, j, tiles in dissimilarity_tiles([one.side for one in sides], threads=threads):
-            for one, tile in zip(sides, tiles, strict=True):
-                tile -= one.shares[i, None]
-                tile -= one.shares[j]
-                if debiased and i == j:
-                    np.fill_diagonal(tile, 0.0)
-            # The mirror image of a tile beside the diagonal is not visited.
-            yield (1 if i == j else 2) * float((tiles[0] * tiles[-1]).sum())
+    return math.fsum(
+        times * float((tiles[0] * tiles[-1]).sum()) for times, tiles in _centred_tiles(sides, threads, debiased)
+    )
 
-    return math.fsum(parts())
+
+def _inner_of_all(xs: Sequence[_Centred], ys: Sequence[_Centred], threads: int, debiased: bool) -> list[list[float]]:
+    """The same of every x with every y: the tiles of each are made once."""
+    parts: list[list[list[float]]] = [[[] for _ in ys] for _ in xs]
+    for times, tiles in _centred_tiles([*xs, *ys], threads, debiased):
+        for row, mine in zip(parts, tiles, strict=False):
+            for part, theirs in zip(row, tiles[len(xs) :], strict=True):
+                part.append(times * float((mine * theirs).sum()))
+    return [[math.fsum(part) for part in row] for row in parts]
+
+
+def _centred_tiles(sides: Sequence[_Centred], threads: int, debiased: bool) -> Iterator[tuple[int, list[np.ndarray]]]:
+    """A of every side, tile by tile, and how often each stands in A: the mirror image of one beside the diagonal is not
+    visited."""
+    for i, j, tiles in dissimilarity_tiles([one.side for one in sides], threads=threads):
+        for one, tile in zip(sides, tiles, strict=True):
+            tile -= one.shares[i, None]
+            tile -= one.shares[j]
+            if debiased and i == j:
+                np.fill_diagonal(tile, 0.0)
+        yield 1 if i == j else 2, tiles
 
 
 DISTANCE_CORRELATION = register(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, Generic, TypeVar
@@ -10,8 +10,9 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from ..arguments import Progress, thread_count, whole_number
-from ..arrays import Rows, as_rows, same_inputs
+from ..arrays import Rows, SharedRows, as_rows, same_inputs
 from ..calibration import add_one_p, jackknife_error, sampled_null
+from ..reductions import Block
 from .similarity import Grid
 
 State = TypeVar("State")
@@ -26,12 +27,14 @@ class Method(Generic[State]):
     relabel: the same side with its inputs in the order given, [n] a permutation; what ``prepare`` would find of
         ``rows[order]``, for less.
     least_rows: inputs below which the measure has no meaning.
+    across: the values [L1, L2] of all pairs of some sides, bit for bit those of ``between``, where that is less work.
     """
 
     prepare: Callable[[Rows, int], State]
     between: Callable[[State, State, int], float]
     relabel: Callable[[State, np.ndarray], State]
     least_rows: int = 2
+    across: Callable[[Sequence[State], Sequence[State], int], np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,126 @@ class Plan:
         return (1 + self.permutations + self.jackknife) * pairs
 
 
+@dataclass(frozen=True)
+class Asked:
+    """One of the measures that are evaluated together."""
+
+    method: Method[Any]
+    options: Mapping[str, Any]
+    kind: str
+
+
+PRODUCTS_BUDGET = 512 * 2**20
+
+
+def evaluate_grids(
+    asked: Mapping[str, Asked],
+    xs: Sequence[Rows],
+    ys: Sequence[Rows],
+    *,
+    plan: Plan,
+    threads: int,
+    products: int = PRODUCTS_BUDGET,
+    progress: Progress | None = None,
+    beside: Callable[[int, int], None] | None = None,
+    forget: bool = False,
+) -> dict[str, Grid]:
+    """Every measure between every two layers; all see the same relabellings and the same groups.
+
+    Every layer is prepared once for a measure, and what several measures need of a layer or of a pair is found once:
+    see :class:`repsim.arrays.SharedRows` and :class:`repsim.reductions.Block`. Shared rows that are given keep it.
+
+    Parameters
+    ----------
+    products: bytes of the products of features that the pairs of one block may have at once.
+    beside: called once with every pair (i, j), while what was found of it is at hand.
+    forget: what was found of a layer of ``xs`` is given up after its last pair.
+    """
+    layers_x, layers_y = ([SharedRows.of(rows) for rows in side] for side in (xs, ys))
+    n, shape = len(xs[0]), (len(xs), len(ys))
+    steps, total = count(1), len(asked) * plan.steps(len(xs) * len(ys))
+    random = np.random.default_rng(plan.seed)
+
+    def report(done: int) -> None:
+        if progress:
+            for _ in range(done):
+                progress(next(steps), total)
+
+    def one_pass(
+        left: Sequence[SharedRows],
+        right: Sequence[SharedRows],
+        order: np.ndarray | None,
+        out: Mapping[str, np.ndarray],
+        also: Callable[[int, int], None] | None = None,
+        last: bool = False,
+    ) -> None:
+        for down, across in _blocks(left, right, products):
+            with Block(left[down], right[across], order):
+                for one in asked.values():  # an error names the first side first
+                    _state(one.method, left[down.start], None, threads)
+                theirs = {
+                    name: [_state(one.method, rows, order, threads) for rows in right[across]]
+                    for name, one in asked.items()
+                }
+                pairwise = {name: one for name, one in asked.items() if one.method.across is None}
+                for name, one in asked.items():
+                    if one.method.across is not None:
+                        mine = [_state(one.method, rows, None, threads) for rows in left[down]]
+                        out[name][down, across] = one.method.across(mine, theirs[name], threads)
+                        report(len(mine) * len(theirs[name]))
+                for i in range(down.start, down.stop):
+                    for j in range(across.start, across.stop):
+                        for name, one in pairwise.items():
+                            mine = _state(one.method, left[i], None, threads)
+                            out[name][i, j] = one.method.between(mine, theirs[name][j - across.start], threads)
+                            report(1)
+                        if also:
+                            also(i, j)
+                    if last and across.stop == len(right):
+                        left[i].found.clear()
+
+    def empty(*first: int) -> dict[str, np.ndarray]:
+        return {name: np.empty((*first, *shape)) for name in asked}
+
+    values, draws, without = empty(), empty(plan.permutations), empty(plan.jackknife)
+    one_pass(layers_x, layers_y, None, values, beside, forget and not plan.permutations)
+    for draw in range(plan.permutations):
+        here = {name: of[draw] for name, of in draws.items()}
+        one_pass(layers_x, layers_y, random.permutation(n), here, last=forget and draw == plan.permutations - 1)
+    groups = np.array_split(random.permutation(n), plan.jackknife) if plan.jackknife else []
+    for left_out, group in enumerate(groups):
+        kept = np.ones(n, bool)
+        kept[group] = False
+        left, right = ([replace(rows, values=rows.values[kept]) for rows in side] for side in (layers_x, layers_y))
+        one_pass(left, right, None, {name: of[left_out] for name, of in without.items()})
+    return {
+        name: _grid(
+            values[name], draws[name], n, one.options, one.kind,
+            np.apply_along_axis(jackknife_error, 0, without[name]) if plan.jackknife else None,
+        )
+        for name, one in asked.items()
+    }  # fmt: skip
+
+
+def _state(method: Method[State], rows: SharedRows, order: np.ndarray | None, threads: int) -> State:
+    """What a measure needs of one side; it is kept as the inputs lie."""
+    if method not in rows.found:
+        rows.found[method] = method.prepare(rows, threads)
+    state: State = rows.found[method]
+    return state if order is None else method.relabel(state, order)
+
+
+def _blocks(left: Sequence[Rows], right: Sequence[Rows], budget: int) -> Iterator[tuple[slice, slice]]:
+    """Parts of both sides whose pairs' products fit the budget, at least one pair; in the order of the left."""
+    widest = [max(rows.depth for rows in side) + 2 for side in (left, right)]
+    fitting = max(1, budget // (8 * widest[0] * widest[1]))
+    across = min(len(right), fitting)
+    down = max(1, fitting // across)
+    for i in range(0, len(left), down):
+        for j in range(0, len(right), across):
+            yield slice(i, min(i + down, len(left))), slice(j, min(j + across, len(right)))
+
+
 def evaluate_grid(
     method: Method[State],
     xs: Sequence[Rows],
@@ -83,37 +206,9 @@ def evaluate_grid(
     threads: int,
     progress: Progress | None = None,
 ) -> Grid:
-    """Every pair of layers; each is prepared once, and all pairs see the same relabellings and the same groups."""
-    n, pairs = len(xs[0]), [(i, j) for i in range(len(xs)) for j in range(len(ys))]
-    steps, total = count(1), plan.steps(len(pairs))
-
-    def between(left: Sequence[State], right: Sequence[State], values: np.ndarray) -> None:
-        for i, j in pairs:
-            values[i, j] = method.between(left[i], right[j], threads)
-            if progress:
-                progress(next(steps), total)
-
-    def prepared(side: Sequence[Rows]) -> list[State]:
-        return [method.prepare(rows, threads) for rows in side]
-
-    left, right = prepared(xs), prepared(ys)
-    random = np.random.default_rng(plan.seed)
-    values = np.empty((len(xs), len(ys)))
-    between(left, right, values)
-    draws = np.empty((plan.permutations, *values.shape))
-    for draw in draws:
-        order = random.permutation(n)
-        between(left, [method.relabel(side, order) for side in right], draw)
-    errors = None
-    if plan.jackknife:
-        without = np.empty((plan.jackknife, *values.shape))
-        for left_out, group in zip(without, np.array_split(random.permutation(n), plan.jackknife), strict=True):
-            kept = np.ones(n, bool)
-            kept[group] = False
-            left, right = (prepared([replace(r, values=r.values[kept]) for r in side]) for side in (xs, ys))
-            between(left, right, left_out)
-        errors = np.apply_along_axis(jackknife_error, 0, without)
-    return _grid(values, draws, n, options, kind, errors)
+    """One measure between every two layers: see :func:`evaluate_grids`."""
+    asked = {"": Asked(method, options, kind)}
+    return evaluate_grids(asked, xs, ys, plan=plan, threads=threads, progress=progress)[""]
 
 
 def _grid(

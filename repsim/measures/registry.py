@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .demands import needs_of
 from .method import Method, evaluate
+from .needs import Needs
 from .similarity import RESULTS
 
 # What may be done to the rows of either side, or of both, without changing the value. An orthogonal map may be a
@@ -64,6 +66,20 @@ class Measure:
         unknown = self.invariances - set(INVARIANCES)
         if unknown or self.kind not in RESULTS or self.takes not in TAKES:
             raise ValueError(f"[Measure] expected known words in the account of {self.name}, got {self!r}")
+
+    def needs(self, n: int, d: int, e: int | None = None, **options: Any) -> Needs:
+        """What one call with [n, d] and [n, e] needs beside its inputs, from the shapes alone, without relabellings.
+
+        Example::
+
+            needs = REGISTRY["rsa"].needs(10_000, 512)
+            needs.bytes, needs.flops, needs.work.distances
+
+        Parameters: ``e``, the width of the other side (None: d); ``options``, the measure's own.
+        Returns: Needs: a bound of the bytes at once, and operations by kind.
+        Raises: ValueError: a measure that does not state its needs, as those of outputs.
+        """
+        return needs_of(self.name, n, d, d if e is None else e, options)
 
     def evaluate(self, x: Any, y: Any, options: Mapping[str, Any], **how: Any) -> Any:
         """The value with its null and standard error: see :func:`repsim.measures.method.evaluate`."""

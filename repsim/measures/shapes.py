@@ -9,7 +9,7 @@ import numpy as np
 from ..arguments import Progress, positive_number
 from .alignment import (
     angle,
-    best_assignment,
+    best_permutation,
     between_rows,
     between_shapes,
     between_whitened,
@@ -35,7 +35,7 @@ def _angular_procrustes() -> Method[Any]:
 
 def _permutation_procrustes(unit_norm: bool = False) -> Method[Any]:
     score = unit_difference if unit_norm else difference
-    return between_shapes("permutation_procrustes", best_assignment, score, turnable=False)
+    return between_shapes("permutation_procrustes", best_permutation, score, turnable=False)
 
 
 def _partial_whitening(alpha: float = 0.5) -> Method[Any]:

@@ -7,8 +7,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from ..arrays import Rows
-from ..reductions import column_sums, cross_products, own_products
+from ..arrays import Rows, found_once
+from ..reductions import column_sums, cross_products, own_products, principal_axes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +50,7 @@ def side_of(rows: Rows, *, function: str, threads: int, centred: bool = True) ->
     return Side(rows=rows, own=own, centred=centred)
 
 
+@found_once
 def narrowed(rows: Rows, *, function: str, threads: int, centred: bool = True) -> Rows:
     """Rows [n, n] for rows [n, d] where n < d, turned into the n directions that they span; other rows as they are.
 
@@ -66,7 +67,7 @@ def narrowed(rows: Rows, *, function: str, threads: int, centred: bool = True) -
     if centred:
         values -= sums / len(rows)
     turned = np.asarray(np.linalg.qr(values.T, mode="r")).T
-    return Rows(np.ascontiguousarray(turned), "float64", rows.name)
+    return type(rows)(np.ascontiguousarray(turned), "float64", rows.name)
 
 
 def cross(x: Side, y: Side, *, function: str, threads: int) -> np.ndarray:
@@ -109,7 +110,16 @@ def axes(gram: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     it than sqrt(max(n, d) 2e-16), about 1e-7 to 1e-5, of its longest; shorter ones count as none. That holds for n < d
     too, where X'X has at most n directions.
     """
-    values, vectors = np.linalg.eigh(gram)
-    kept = values > values[-1] * max(n, len(gram)) * np.finfo(np.float64).eps
+    return _reliable(*np.linalg.eigh(gram), n)
+
+
+def own_axes(rows: Rows, *, function: str, threads: int) -> tuple[np.ndarray, np.ndarray]:
+    """The :func:`axes` of the rows about their mean."""
+    values, vectors, _ = principal_axes(rows, function=function, threads=threads)
+    return _reliable(values, vectors, len(rows))
+
+
+def _reliable(values: np.ndarray, vectors: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    kept = values > values[-1] * max(n, len(values)) * np.finfo(np.float64).eps
     lengths = np.sqrt(values[kept])
     return vectors[:, kept] / lengths, lengths

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..arrays import Rows
-from ..reductions import cross_products, equal_rows, own_products, robust_centre
+from ..arrays import Rows, found_once
+from ..reductions import cross_products, equal_rows, own_products, principal_axes, robust_centre
 
 # Directions with less of the largest variance than this are taken as none: from sums of squares in float64, what they
 # hold is mostly rounding. It is 1e-5 of a standard deviation, and leaves correlations about six digits.
@@ -34,18 +34,17 @@ class Space:
         return self.whitening.shape[1]
 
 
-def whitening(xx: np.ndarray, *, share: float = 1.0, standardised: bool = True, short: bool = False) -> np.ndarray:
-    """W [d, r] with W' X'X W = 1, from X'X [d, d]: its leading principal directions, each over its length.
+def whitening(
+    values: np.ndarray, vectors: np.ndarray, scale: np.ndarray, *, share: float = 1.0, short: bool = False
+) -> np.ndarray:
+    """W [d, r] with W' X'X W = 1, from the principal axes of X: those that lead, each over its length.
 
     Parameters
     ----------
+    values, vectors, scale: of :func:`repsim.reductions.principal_axes`.
     share: the fewest directions that hold this share of the variance are kept; 1 keeps all that are reliable.
-    standardised: take the directions of columns of unit variance; constant columns count as none.
     short: keep only the directions before the one that reaches the share.
     """
-    lengths = np.sqrt(np.diagonal(xx)) if standardised else np.ones(len(xx))
-    scale = _inverse(lengths)
-    values, vectors = np.linalg.eigh(xx * scale * scale[:, None])
     values, vectors = values[::-1], vectors[:, ::-1]
     values = values[values > RELIABLE * values[0]]
     upto = np.cumsum(values)
@@ -65,6 +64,8 @@ def space(
 ) -> Space:
     """The space of the centred rows; options as for :func:`whitening`, and whether to take the loadings.
 
+    ``standardised``: take the directions of columns of unit variance; constant columns count as none.
+
     In one pass, with X'X, where there are more inputs than columns; otherwise with the inner products of all pairs of
     inputs: O(min(n, d)^2) memory.
 
@@ -78,7 +79,8 @@ def space(
     xx = own_products(used, function=function, threads=threads).xy
     if not np.trace(xx) > 0:
         raise equal_rows(rows, len(rows), function=function)
-    kept = whitening(xx, share=share, standardised=standardised and used is rows, short=short)
+    found = principal_axes(used, standardised=standardised and used is rows, function=function, threads=threads)
+    kept = whitening(*found, share=share, short=short)
     if not kept.shape[1]:
         raise ValueError(
             f"[{function}] expected {rows.name} with more than one direction before a share {share:g} of its variance "
@@ -94,6 +96,7 @@ def space(
     return Space(used, kept, loadings)
 
 
+@found_once
 def narrowed(rows: Rows, *, standardised: bool = False, function: str, threads: int) -> Rows:
     """Fewer than n columns with the same inner products of rows about the mean, for rows with more columns.
 
@@ -113,7 +116,7 @@ def narrowed(rows: Rows, *, standardised: bool = False, function: str, threads: 
         gram += part @ part.T
     values, vectors = np.linalg.eigh(gram)
     kept = values > n * np.finfo(np.float64).eps * values[-1]  # the others are zeros that were rounded
-    return Rows(np.ascontiguousarray(vectors[:, kept] * np.sqrt(values[kept])), "float64", rows.name)
+    return type(rows)(np.ascontiguousarray(vectors[:, kept] * np.sqrt(values[kept])), "float64", rows.name)
 
 
 def column_lengths(rows: Rows, *, function: str, threads: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from ..arrays import Rows
 from .alignment import between_shapes, cosine, nuclear_norm
 from .method import Method
 from .registry import Measure, invariant_to, register
-from .sides import Side, axes, check_varies, column_lengths, cross, narrowed, relabelled, side_of
+from .sides import Side, axes, check_varies, column_lengths, cross, narrowed, own_axes, relabelled, side_of
 from .similarity import Distance, Similarity
 
 
@@ -55,9 +55,10 @@ def _gulp(ridge: float = 0.01) -> Method[_Hat]:
     ridge = positive_number(ridge, "ridge", function=function, or_zero=True)
 
     def prepare(rows: Rows, threads: int) -> _Hat:
-        side = side_of(narrowed(rows, function=function, threads=threads), function=function, threads=threads)
+        used = narrowed(rows, function=function, threads=threads)
+        side = side_of(used, function=function, threads=threads)
         check_varies(side, function=function)
-        basis, lengths = axes(side.own, len(rows))
+        basis, lengths = own_axes(used, function=function, threads=threads)
         if ridge == 0:
             _check_full_rank(rows, len(lengths), ", or a ridge above 0", function=function)
         variances = lengths**2 / side.squares  # of a representation whose variances sum to 1

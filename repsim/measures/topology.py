@@ -165,12 +165,13 @@ _DEGREE = 32  # of the Chebyshev series of exp(-t lambda), whose rest is below 1
 _TOGETHER = 16  # probes at a time
 
 
-def _imd(k: int = 5, spectrum: str = "exact", probes: int = 100, probe_seed: int = 0) -> Method[np.ndarray]:
+def _imd(k: int = 5, spectrum: str = "auto", probes: int = 100, probe_seed: int = 0) -> Method[np.ndarray]:
     def prepare(rows: Rows, threads: int) -> np.ndarray:
         check_k(k, len(rows) - 1, len(rows), function="imd")
         lists = nearest(rows, None, k, "euclidean", function="imd", threads=threads).indices
         moves = _normalised_adjacency(lists)
-        return _heat_traces(moves) if spectrum == "exact" else _probed_heat_traces(moves, probes, probe_seed)
+        exact = spectrum == "exact" or (spectrum == "auto" and len(rows) <= EXACT_ROWS)
+        return _heat_traces(moves) if exact else _probed_heat_traces(moves, probes, probe_seed)
 
     def between(x: np.ndarray, y: np.ndarray, threads: int) -> float:
         weight = np.exp(-2 * (TEMPERATURES + 1 / TEMPERATURES))

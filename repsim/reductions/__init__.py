@@ -19,13 +19,14 @@ from .graphs import (
 from .leave_one_out import feature_row_terms
 from .moments import has_fourth_powers
 from .neighbours import has_bfloat16, nearest
-from .products import Products, about, cross_products, fold_products, own_products, pooled
+from .products import Block, Products, about, cross_products, fold_products, own_products, pooled, principal_axes
 from .sums import HsicSums, RowTerms
 from .third_moments import ThirdMoments, third_moments
 from .tiles import kernel_sums
 
 __all__ = [
     "DISSIMILARITIES",
+    "Block",
     "Dissimilarities",
     "HsicSums",
     "ListedRows",
@@ -58,6 +59,7 @@ __all__ = [
     "nearest",
     "own_products",
     "pooled",
+    "principal_axes",
     "robust_centre",
     "second_order_sums",
     "second_order_terms",

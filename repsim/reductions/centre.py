@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import _core, blocks
-from ..arrays import Rows
+from ..arrays import Rows, found_once
 
 _TOGETHER = 16  # sampled rows read at a time
 
@@ -28,6 +28,7 @@ class Centre:
         return power_of_two_below(float(second or first) ** -0.25 * float(first) ** -0.25)
 
 
+@found_once
 def robust_centre(rows: Rows, *, function: str, threads: int) -> Centre:
     """About the coordinate-wise median of some rows: one far row does not push all others away from the origin.
 
@@ -53,6 +54,7 @@ def power_of_two_below(x: float) -> float:
     return math.ldexp(1.0, math.floor(math.log2(x)))
 
 
+@found_once
 def column_sums(rows: Rows, *, function: str, threads: int, first: int = 0) -> np.ndarray:
     """[d] float64; ``first`` is the number by which an error names the first of the rows."""
     total, sums = np.zeros(rows.depth), np.empty(rows.depth)

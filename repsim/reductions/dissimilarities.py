@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .. import blocks
-from ..arrays import Rows
+from ..arrays import Rows, found_once
 from .centre import a_few, column_medians, column_sums, evenly_spaced, squared_norms
 from .distances import blas
 from .products import own_products
@@ -87,6 +87,7 @@ class Dissimilarities:
         return self.of_squares(pdist(self.points(slice(0, len(self))), "sqeuclidean"))
 
 
+@found_once
 def dissimilarities_of(rows: Rows, kind: str, *, function: str, threads: int) -> Dissimilarities:
     """The dissimilarities of one kind, of rows that have them.
 

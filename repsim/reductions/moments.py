@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import _core, blocks
-from ..arrays import Rows
+from ..arrays import Rows, found_once
 from .centre import a_few, column_medians, column_sums, equal_rows, not_finite, squared_norms
 
 FIRST_ROWS = 255  # whose median is the provisional origin
@@ -194,6 +194,7 @@ class FeatureMoments:
                 raise too_long(rows, longest, function=function)
 
 
+@found_once
 def provisional_origin(rows: Rows) -> np.ndarray:
     """The coordinate-wise median of up to 255 evenly spaced rows: one far row among them does not move it."""
     with np.errstate(all="ignore"):
@@ -201,6 +202,7 @@ def provisional_origin(rows: Rows) -> np.ndarray:
     return np.where(np.isfinite(origin), origin, 0.0)  # rows that are not finite are named when they are read
 
 
+@found_once
 def has_fourth_powers(rows: Rows) -> bool:
     """Whether the fourth powers of distances between some of the rows are well inside float64."""
     sample = a_few(rows)

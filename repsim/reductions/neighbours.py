@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import _core, blocks
 from ..arguments import Progress
-from ..arrays import Rows
+from ..arrays import Rows, SharedRows
 from .centre import Packer, a_few, column_sums, evenly_spaced, power_of_two_below, squared_norms
 
 # Longest rows that are candidates of every row under the inner product.
@@ -41,7 +41,24 @@ def has_bfloat16() -> bool:
     return bool(_core.multiplies_bfloat16())
 
 
-def nearest(
+def nearest(x: Rows, base: Rows | None, k: int, metric: str, **how: Any) -> Found:
+    """Exact k nearest rows of every row, best first; ``how`` are the options of :func:`search`.
+
+    Shared rows keep the graph of the most neighbours for every metric: fewer are the first of its lists.
+    """
+    if not isinstance(x, SharedRows) or base is not None:
+        return search(x, base, k, metric, **how)
+    key = (search, metric)
+    if key not in x.found or x.found[key].indices.shape[1] < k:
+        x.found[key] = search(x, None, k, metric, **how)
+    found: Found = x.found[key]
+    if found.indices.shape[1] == k:
+        return found
+    indices, scores = (np.ascontiguousarray(lists[:, :k]) for lists in (found.indices, found.scores))
+    return replace(found, indices=indices, scores=scores)
+
+
+def search(
     x: Rows,
     base: Rows | None,
     k: int,
@@ -66,25 +83,25 @@ def nearest(
     """
     symmetric = base is None
     sides, unit = _sides(x, base, metric, function=function, threads=threads)
-    search = _Search(sides[0], sides[-1], symmetric, k, metric, unit, threads, block_rows, memory, function)
+    searching = _Search(sides[0], sides[-1], symmetric, k, metric, unit, threads, block_rows, memory, function)
     n = len(x)
     trying = filter == "auto"
     if trying:
         pays = n > 8 * PILOT and n * len(sides[-1].rows) >= LEAST_PAIRS
         filter = "bfloat16" if pays and has_bfloat16() else "float32"
-    packed, margin = search.packed(filter), _margin(filter, k)
+    packed, margin = searching.packed(filter), _margin(filter, k)
     steps = _Steps(progress)
     if trying and filter == "bfloat16":
-        share, margin = search.try_out(packed, margin)
+        share, margin = searching.try_out(packed, margin)
         if share > MOST_OPEN:
             filter = "float32"
-            packed, margin = search.packed(filter), _margin(filter, k)
-    found, still_open = search.run(packed, margin, steps)
+            packed, margin = searching.packed(filter), _margin(filter, k)
+    found, still_open = searching.run(packed, margin, steps)
     if trying and filter == "bfloat16" and len(still_open.rows) > MOST_OPEN * n:
         filter = "float32"
-        packed = search.packed(filter)
-        found, still_open = search.run(packed, _margin(filter, k), steps)
-    search.settle(found, still_open, packed)
+        packed = searching.packed(filter)
+        found, still_open = searching.run(packed, _margin(filter, k), steps)
+    searching.settle(found, still_open, packed)
     steps.end()
     return replace(found, filter=filter, scanned=len(still_open.rows))
 

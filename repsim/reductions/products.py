@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from .. import blocks
-from ..arrays import Rows
-from .moments import FeatureMoments, provisional_origin, room_for
+from ..arrays import Rows, SharedRows, found_once
+from .moments import Centred, FeatureMoments, provisional_origin, room_for
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,15 @@ class Products:
     mean_x: np.ndarray  # [d]
     mean_y: np.ndarray  # [d']
     square_y: float  # |Y|_F^2
+    centred: Centred | None = None  # what linear HSIC needs besides; not of sums that were moved
+
+    @functools.cached_property
+    def singular_values(self) -> np.ndarray:
+        """[min(d, d')] of X'Y, largest first."""
+        return np.asarray(np.linalg.svd(self.xy, compute_uv=False))
 
 
+@found_once
 def own_products(x: Rows, *, function: str, threads: int) -> Products:
     """X'X of the rows about their mean, in one pass.
 
@@ -32,15 +40,86 @@ def own_products(x: Rows, *, function: str, threads: int) -> Products:
     ------
     ValueError: a row is not finite (it is named), or so long that its fourth power leaves float64.
     """
-    return _products([x], [(0, 0)], None, function=function, threads=threads)
+    (found,) = _products([x], 1, [(0, 0)], None, function=function, threads=threads).values()
+    return found
+
+
+@found_once
+def principal_axes(
+    x: Rows, *, standardised: bool = False, function: str, threads: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Eigenvalues [d], ascending, and eigenvectors [d, d] of X'X about the mean, and the scale [d] of the columns.
+
+    ``standardised`` brings the columns to unit length first: the scale is 1 / length, 0 of constant columns; else 1.
+    Cost: d^3 beside that of :func:`own_products`.
+    """
+    xx = own_products(x, function=function, threads=threads).xy
+    scale = np.ones(len(xx))
+    if standardised:
+        lengths = np.sqrt(np.diagonal(xx))
+        scale = np.divide(1.0, lengths, out=np.zeros(len(lengths)), where=lengths > 0)
+        xx = xx * scale * scale[:, None]
+    values, vectors = np.linalg.eigh(xx)
+    return values, vectors, scale
 
 
 def cross_products(x: Rows, y: Rows, order: np.ndarray | None = None, *, function: str, threads: int) -> Products:
     """X'Y of the rows about their means, in one pass; with ``order`` [n], of row ``order[i]`` of y beside row i of x.
 
-    Memory and errors as for :func:`own_products`. Cost: 2 n d d' flop.
+    Memory and errors as for :func:`own_products`. Cost: 2 n d d' flop. Of shared rows the last product is kept, or all
+    those of the :class:`Block` that they belong to.
     """
-    return _products([x, y], [(0, 1)], order, function=function, threads=threads)
+    if isinstance(x, SharedRows) and isinstance(y, SharedRows):
+        block = x.found.get(Block) if x.found.get(Block) is y.found.get(Block) else None
+        if isinstance(block, Block) and block.order is order:
+            return block.of(x, y, function=function, threads=threads)
+        last = x.found.get(cross_products)
+        if last is not None and last[0] is y and last[1] is order:
+            kept: Products = last[2]
+            return kept
+    (found,) = _products([x, y], 1, [(0, 1)], order, function=function, threads=threads).values()
+    if isinstance(x, SharedRows):
+        x.found[cross_products] = y, order, found
+    return found
+
+
+@dataclass(eq=False)
+class Block:
+    """Matrices whose every pair of left and right is wanted: whoever asks first has all products made in one pass.
+
+    ``order``: as for :func:`cross_products`, of the right. Memory: the products, (d + 2) (d' + 2) float64 a pair.
+
+        with Block(left, right, None):
+            cross_products(left[0], right[0], ...)      # reads every matrix once
+            cross_products(left[0], right[1], ...)      # reads none
+    """
+
+    left: Sequence[SharedRows]
+    right: Sequence[SharedRows]
+    order: np.ndarray | None
+    made: dict[tuple[int, int], Products] = field(default_factory=dict)
+
+    def __enter__(self) -> Block:
+        for rows in (*self.left, *self.right):
+            rows.found[Block] = self
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for rows in (*self.left, *self.right):
+            rows.found.pop(Block, None)
+
+    def of(self, x: SharedRows, y: SharedRows, *, function: str, threads: int) -> Products:
+        here = [i for i, one in enumerate(self.left) if one is x], [j for j, one in enumerate(self.right) if one is y]
+        if not all(here):  # two of one side
+            (found,) = _products([x, y], 1, [(0, 1)], self.order, function=function, threads=threads).values()
+            return found
+        first = len(self.left)
+        if not self.made:
+            pairs = [(p, first + q) for p in range(first) for q in range(len(self.right))]
+            self.made = _products(
+                [*self.left, *self.right], len(self.right), pairs, self.order, function=function, threads=threads
+            )
+        return self.made[here[0][0], first + here[1][0]]
 
 
 def fold_products(
@@ -74,7 +153,9 @@ def fold_products(
             beside = picked if order is None else order[picked]
             parts = [*(_picked(rows, picked) for rows in matrices[:-1]), _picked(matrices[-1], beside)]
             sums.add(parts, function=function, threads=threads)
-    return [_finished(sums, threads=threads) for sums in moments]
+    for sums in moments:
+        sums.sum_gathered(threads=threads)
+    return [_finished(sums, *asked[0]) for sums in moments]
 
 
 def pooled(parts: Sequence[Products]) -> Products:
@@ -100,38 +181,44 @@ def about(part: Products, origin_x: np.ndarray, origin_y: np.ndarray) -> Product
 
 def _products(
     matrices: Sequence[Rows],
+    right: int,
     asked: Sequence[tuple[int, int]],
     order: np.ndarray | None,
     *,
     function: str,
     threads: int,
-) -> Products:
+) -> dict[tuple[int, int], Products]:
+    """Of the pairs asked for, in one pass; the last ``right`` matrices in their ``order``."""
     room = room_for([rows.depth for rows in matrices])
     moments = FeatureMoments([provisional_origin(rows) for rows in matrices], asked, room)
-    n = len(matrices[0])
+    n, left = len(matrices[0]), len(matrices) - right
     for start in range(0, n, room):
         stop = min(start + room, n)
         parts = [rows.part(start, stop) for rows in matrices]
         if order is not None:
-            parts[-1] = _picked(matrices[-1], order[start:stop])
+            parts[left:] = [_picked(rows, order[start:stop]) for rows in matrices[left:]]
+        for rows in matrices if order is None else matrices[:left]:
+            rows.prefetch(stop, stop + room)  # while this block is worked on
         moments.add(parts, function=function, threads=threads)
-    return _finished(moments, threads=threads)
+    moments.sum_gathered(threads=threads)
+    return {pair: _finished(moments, *pair) for pair in asked}
 
 
 def _picked(rows: Rows, which: np.ndarray) -> Rows:
     return Rows(np.ascontiguousarray(rows.values[which]), rows.dtype, rows.name)
 
 
-def _finished(moments: FeatureMoments, *, threads: int) -> Products:
-    """Of the one pair that the moments were asked for."""
-    moments.sum_gathered(threads=threads)
-    ((p, q), product), *_ = moments.products.items()
+def _finished(moments: FeatureMoments, p: int, q: int) -> Products:
+    """Of one of the pairs; its lifted products are given up."""
+    centred = moments.centred(p, q)
+    product = moments.products.pop((p, q))
     n = len(moments)
     d, e = product.shape[0] - 2, product.shape[1] - 2
-    sum_x = product[:d, e]
-    sum_y = sum_x if p == q else product[d, :e]
+    sum_x = product[:d, e].copy()
+    sum_y = sum_x if p == q else product[d, :e].copy()
+    square_y = float(product[d, e + 1]) - float((sum_y * sum_y).sum()) / n
     xy = product[:d, :e] - np.outer(sum_x, sum_y) / n
     if p == q:  # of a matrix with itself the upper triangle is there
         xy = np.triu(xy) + np.triu(xy, 1).T
-    square_y = float(product[d, e + 1]) - float((sum_y * sum_y).sum()) / n
-    return Products(n, xy, moments.shifts[p] + sum_x / n, moments.shifts[q] + sum_y / n, square_y)
+    xy.setflags(write=False)  # it may serve several
+    return Products(n, xy, moments.shifts[p] + sum_x / n, moments.shifts[q] + sum_y / n, square_y, centred)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..arrays import Rows
+from ..arrays import Rows, found_once
 from ..kernels import Kernel
 from .centre import a_few
 
@@ -20,6 +20,7 @@ class ThirdMoments:
     cubes: float
 
 
+@found_once
 def third_moments(rows: Rows, kernel: Kernel) -> ThirdMoments:
     """Exact for up to 255 inputs; for more from 255 evenly spaced ones, scaled by the number of pairs and triples.
 
