@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from math import log2
 from typing import Any
 
 from ..blocks import PACKED_BUDGET, sample_rows
@@ -448,6 +449,30 @@ def _rtd(options: Mapping[str, Any]) -> Demand:
     return Demand(lambda n, d: {}, pair)
 
 
+def _geometry_score(options: Mapping[str, Any]) -> Demand:
+    landmarks, repetitions = options.get("landmarks", 64), options.get("repetitions", 100)
+
+    def layer(n: int, d: int) -> Steps:
+        few = min(n, landmarks)
+        count = 1 if n <= landmarks else repetitions
+        # Lists of Python hold a part of the n x l distances; how many, and how many simplices, depends on the data.
+        working = 4 * _WIDE * n * d + (4 * _WIDE + 120) * n * few + 20 * few**3
+        return {"geometry_score": Step(0, working, Work(elements=4.0 * count * (n * few * (d + 60.0) + 30.0 * few**3)))}
+
+    return Demand(layer, _nothing)
+
+
+def _neuron_modularity(options: Mapping[str, Any]) -> Demand:
+    starts = options.get("starts", 5)
+
+    def layer(n: int, d: int) -> Steps:
+        # A graph of networkx: two dicts of every edge, and the graphs of communities beside it.
+        communities = Work(elements=starts * 4000.0 * d * d * max(1.0, log2(d)))
+        return {"products": _products(n, d), "neuron_modularity": Step(0, 2600 * d * d, communities)}
+
+    return Demand(layer, _nothing)
+
+
 _DEMANDS: dict[str, Callable[[Mapping[str, Any]], Demand]] = {
     **dict.fromkeys(("cka", "cka_biased", "angular_cka", "hsic"), _kernels),
     "cka_rbf": lambda options: _kernels({"kernel": "rbf", **options}),
@@ -492,4 +517,6 @@ _DEMANDS: dict[str, Callable[[Mapping[str, Any]], Demand]] = {
     "intrinsic_dimension_difference": _intrinsic_dimension,
     "imd": _imd,
     "rtd": _rtd,
+    "geometry_score": _geometry_score,
+    "neuron_modularity_difference": _neuron_modularity,
 }  # fmt: skip
