@@ -26,12 +26,14 @@ class Method(Generic[State]):
     relabel: the same side with its inputs in the order given, [n] a permutation; what ``prepare`` would find of
         ``rows[order]``, for less.
     least_rows: inputs below which the measure has no meaning.
+    precision: of what so many inputs are compared by: "float64" but for measures that say otherwise.
     """
 
     prepare: Callable[[Rows, int], State]
     between: Callable[[State, State, int], float]
     relabel: Callable[[State, np.ndarray], State]
     least_rows: int = 2
+    precision: Callable[[int], str] = lambda n: "float64"
 
 
 @dataclass(frozen=True)
@@ -113,11 +115,17 @@ def evaluate_grid(
             left, right = (prepared([replace(r, values=r.values[kept]) for r in side]) for side in (xs, ys))
             between(left, right, left_out)
         errors = np.apply_along_axis(jackknife_error, 0, without)
-    return _grid(values, draws, n, options, kind, errors)
+    return _grid(values, draws, n, options, kind, errors, method.precision(n))
 
 
 def _grid(
-    values: np.ndarray, draws: np.ndarray, n: int, options: Mapping[str, Any], kind: str, errors: np.ndarray | None
+    values: np.ndarray,
+    draws: np.ndarray,
+    n: int,
+    options: Mapping[str, Any],
+    kind: str,
+    errors: np.ndarray | None,
+    precision: str,
 ) -> Grid:
     mean, sd, skewness, p = np.full((4, *values.shape), np.nan)
     if len(draws):
@@ -127,7 +135,7 @@ def _grid(
             p[i, j] = add_one_p(float(values[i, j]), draws[:, i, j], kind)
     asked = "not asked for"
     return Grid(
-        values, mean, sd, skewness, p, errors, n, dict(options), "float64",
+        values, mean, sd, skewness, p, errors, n, dict(options), precision,
         f"{len(draws)} relabellings" if len(draws) else asked, "permutations" if len(draws) else asked,
         kind, draws if len(draws) else None,
     )  # fmt: skip

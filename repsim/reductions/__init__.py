@@ -3,6 +3,7 @@
 from .centre import column_sums, equal_rows, finite_block, robust_centre, squared_norms
 from .dissimilarities import KINDS as DISSIMILARITIES
 from .dissimilarities import Dissimilarities, directions, dissimilarities_of, dissimilarity_pairs, dissimilarity_tiles
+from .distance_ranks import DistanceRanks, distance_ranks, rank_correlation
 from .distances import median_distance
 from .feature_space import feature_space_flop, feature_sums, tiles_flop
 from .graphs import (
@@ -27,6 +28,7 @@ from .tiles import kernel_sums
 __all__ = [
     "DISSIMILARITIES",
     "Dissimilarities",
+    "DistanceRanks",
     "HsicSums",
     "ListedRows",
     "Lists",
@@ -41,6 +43,7 @@ __all__ = [
     "dissimilarities_of",
     "dissimilarity_pairs",
     "dissimilarity_tiles",
+    "distance_ranks",
     "equal_rows",
     "feature_row_terms",
     "feature_space_flop",
@@ -58,6 +61,7 @@ __all__ = [
     "nearest",
     "own_products",
     "pooled",
+    "rank_correlation",
     "robust_centre",
     "second_order_sums",
     "second_order_terms",
