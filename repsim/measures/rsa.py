@@ -20,6 +20,7 @@ from .similarity import Distance, Similarity
 
 COMPARISONS = ("spearman", "pearson", "kendall", "cosine")
 MOST_HELD = 16384  # inputs, whose n (n - 1) / 2 dissimilarities or ranks take 1 GiB of float64 a side
+HELD_UNASKED = 4096  # inputs, for which they take 64 MiB
 HELD = 7  # such vectors at a time, while they are sorted
 CONSTANT = 1e-10  # dissimilarities that differ by less than this share of the largest are equal up to rounding
 _CHUNK = 2**16
@@ -53,10 +54,10 @@ def _rsa(
 
 
 def _precision(n: int, *, ranks: str | None, memory: int | None) -> str:
-    """That of the dissimilarities which are ranked: float64 where all of them can be held."""
+    """That of the dissimilarities which are ranked: float64 where few enough are to be held."""
     if ranks is not None:
         return ranks
-    held = n <= MOST_HELD and (memory is None or _held_bytes(n) <= memory)
+    held = n <= HELD_UNASKED and (memory is None or _held_bytes(n) <= memory)
     return "float64" if held else "float32"
 
 
@@ -243,8 +244,8 @@ RSA = register(
         high=1.0,
         symmetric=True,
         invariances=invariant_to("orthogonal", "isotropic_scaling", "translation"),
-        cost="time n^2 (d + d') + n^2 log n, memory n^2 up to 16 384 inputs and n beyond; kendall: no more than those; "
-        "pearson, cosine: time n^2 (d + d'), memory n",
+        cost="time n^2 (d + d'), memory of the numbers that occur; float64 ranks, kendall: time n^2 (d + d' + log n), "
+        "memory n^2; pearson, cosine: time n^2 (d + d'), memory n",
         paper="Kriegeskorte, Mur and Bandettini (2008), Representational similarity analysis",
         formula="corr(D_ij, D'_ij over i < j), D and D' the dissimilarities between inputs",
         aliases=("resi: RSA", "rsatoolbox: rdm.compare"),
@@ -291,7 +292,7 @@ def rsa(
         rounded to the 24 significant bits of float32; those that then are equal share a rank, and nothing else is
         rounded: ranks and their products are whole numbers, summed exactly, the same for any memory and number of
         threads. Every number that occurs is counted in a table, from three traversals, at any n. None: "float64" up to
-        16 384 inputs, where the memory has room for it, and "float32" beyond; ``precision`` of the result says which.
+        4 096 inputs, where the memory has room for it, and "float32" beyond; ``precision`` of the result says which.
     memory: bytes, or text such as "2GB", for the ranks of both sides, in tables or held. Tables take up to 4 GiB unless
         it is given, in most cases a tenth of that.
     rdm: "euclidean"; "squared_euclidean"; "correlation" and "cosine", 1 less that of the two rows (over their d
