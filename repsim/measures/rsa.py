@@ -20,7 +20,7 @@ from .similarity import Distance, Similarity
 
 COMPARISONS = ("spearman", "pearson", "kendall", "cosine")
 MOST_HELD = 16384  # inputs, whose n (n - 1) / 2 dissimilarities or ranks take 1 GiB of float64 a side
-HELD_UNASKED = 4096  # inputs, for which they take 64 MiB
+HELD_UNASKED = 2048  # inputs, beyond which sorting takes longer than counting
 HELD = 7  # such vectors at a time, while they are sorted
 CONSTANT = 1e-10  # dissimilarities that differ by less than this share of the largest are equal up to rounding
 _CHUNK = 2**16
@@ -292,7 +292,7 @@ def rsa(
         rounded to the 24 significant bits of float32; those that then are equal share a rank, and nothing else is
         rounded: ranks and their products are whole numbers, summed exactly, the same for any memory and number of
         threads. Every number that occurs is counted in a table, from three traversals, at any n. None: "float64" up to
-        4 096 inputs, where the memory has room for it, and "float32" beyond; ``precision`` of the result says which.
+        2 048 inputs, where the memory has room for it, and "float32" beyond; ``precision`` of the result says which.
     memory: bytes, or text such as "2GB", for the ranks of both sides, in tables or held. Tables take up to 4 GiB unless
         it is given, in most cases a tenth of that.
     rdm: "euclidean"; "squared_euclidean"; "correlation" and "cosine", 1 less that of the two rows (over their d
