@@ -451,7 +451,8 @@ def test_reach_of_a_measure_that_refuses_says_why(tmp_path: Path) -> None:
 
 def test_reach_grows_until_the_time_is_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def called(name: str, n: int, most: float, folder: Path) -> tuple[reach.Run | None, str]:
-        return (reach.Run(n, n / 1e5, n * 1000), "") if n < 2e6 else (None, f"more than {most:.0f} s")
+        held = n * (100_000 if name == "large" else 1000)
+        return (reach.Run(n, n / 1e5, held), "") if n < 2e6 else (None, f"more than {most:.0f} s")
 
     monkeypatch.setattr(reach, "_run", called)
     runs, end = reach._grow("some", 8.0, 10**6, tmp_path)

@@ -83,9 +83,9 @@ def between_whitened(function: str, alpha: float) -> Method[_Whitened]:
         rows = narrowed(rows, function=function, threads=threads)
         side = side_of(rows, function=function, threads=threads)
         check_varies(side, function=function)
-        basis, lengths = axes(side.own, len(rows))
-        lengths = alpha * lengths + (1 - alpha)
-        return _Whitened(**vars(side), map=basis * lengths, norm=float(np.sqrt(lengths @ lengths)))
+        found = axes(side.own, len(rows))
+        lengths = alpha * found.lengths + (1 - alpha)
+        return _Whitened(**vars(side), map=found.whitening * lengths, norm=float(np.sqrt(lengths @ lengths)))
 
     def between(x: _Whitened, y: _Whitened, threads: int) -> float:
         product = x.map.T @ cross(x, y, function=function, threads=threads) @ y.map

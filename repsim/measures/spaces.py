@@ -8,11 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..arrays import Rows
-from ..reductions import cross_products, equal_rows, own_products, robust_centre
-
-# Directions with less of the largest variance than this are taken as none: from sums of squares in float64, what they
-# hold is mostly rounding. It is 1e-5 of a standard deviation, and leaves correlations about six digits.
-RELIABLE = 1e-10
+from ..reductions import (
+    RELIABLE,
+    cross_products,
+    equal_rows,
+    inverse,
+    own_products,
+    principal_axes,
+    robust_centre,
+    rounding,
+)
 
 _PART = 2**23  # numbers of a temporary
 
@@ -43,14 +48,10 @@ def whitening(xx: np.ndarray, *, share: float = 1.0, standardised: bool = True, 
     standardised: take the directions of columns of unit variance; constant columns count as none.
     short: keep only the directions before the one that reaches the share.
     """
-    lengths = np.sqrt(np.diagonal(xx)) if standardised else np.ones(len(xx))
-    scale = _inverse(lengths)
-    values, vectors = np.linalg.eigh(xx * scale * scale[:, None])
-    values, vectors = values[::-1], vectors[:, ::-1]
-    values = values[values > RELIABLE * values[0]]
-    upto = np.cumsum(values)
-    kept = min(int(np.count_nonzero(upto < share * upto[-1])) + (not short), len(values))
-    return scale[:, None] * vectors[:, :kept] / np.sqrt(values[:kept])
+    found = principal_axes(xx, RELIABLE, standardised=standardised)
+    upto = np.cumsum(found.lengths**2)
+    kept = min(int(np.count_nonzero(upto < share * upto[-1])) + (not short), len(upto))
+    return found.whitening[:, :kept]
 
 
 def space(
@@ -109,11 +110,10 @@ def narrowed(rows: Rows, *, standardised: bool = False, function: str, threads: 
     gram = np.zeros((n, n))
     for part in _centred_columns(rows, middle):
         if standardised:
-            part = part * _inverse(np.sqrt((part * part).sum(axis=0)))
+            part = part * inverse(np.sqrt((part * part).sum(axis=0)))
         gram += part @ part.T
-    values, vectors = np.linalg.eigh(gram)
-    kept = values > n * np.finfo(np.float64).eps * values[-1]  # the others are zeros that were rounded
-    return Rows(np.ascontiguousarray(vectors[:, kept] * np.sqrt(values[kept])), "float64", rows.name)
+    found = principal_axes(gram, rounding(n, n))
+    return Rows(np.ascontiguousarray(found.vectors * found.lengths), "float64", rows.name)
 
 
 def column_lengths(rows: Rows, *, function: str, threads: int) -> np.ndarray:
@@ -136,11 +136,6 @@ def _centred_columns(rows: Rows, middle: np.ndarray) -> Iterator[np.ndarray]:
         columns = slice(start, start + step)
         part = rows.wide(slice(None), columns) - middle[columns]
         yield part - part.mean(axis=0)
-
-
-def _inverse(lengths: np.ndarray) -> np.ndarray:
-    """1 / length, and 0 for a length of 0."""
-    return np.divide(1.0, lengths, out=np.zeros(len(lengths)), where=lengths > 0)
 
 
 def bases_product(x: Space, y: Space, *, function: str, threads: int) -> np.ndarray:

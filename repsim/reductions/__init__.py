@@ -1,5 +1,6 @@
 """Sums over all pairs of inputs and nearest neighbours, streamed: the only room that calls the native core."""
 
+from .axes import RELIABLE, Axes, inverse, principal_axes, rounding
 from .centre import column_sums, equal_rows, finite_block, robust_centre, squared_norms
 from .dissimilarities import KINDS as DISSIMILARITIES
 from .dissimilarities import Dissimilarities, directions, dissimilarities_of, dissimilarity_pairs, dissimilarity_tiles
@@ -27,6 +28,8 @@ from .tiles import kernel_sums
 
 __all__ = [
     "DISSIMILARITIES",
+    "RELIABLE",
+    "Axes",
     "Dissimilarities",
     "DistanceRanks",
     "HsicSums",
@@ -53,6 +56,7 @@ __all__ = [
     "fold_products",
     "has_bfloat16",
     "has_fourth_powers",
+    "inverse",
     "kernel_sums",
     "list_sums",
     "list_terms",
@@ -61,8 +65,10 @@ __all__ = [
     "nearest",
     "own_products",
     "pooled",
+    "principal_axes",
     "rank_correlation",
     "robust_centre",
+    "rounding",
     "second_order_sums",
     "second_order_terms",
     "squared_norms",

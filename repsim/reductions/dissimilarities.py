@@ -16,6 +16,7 @@ import numpy as np
 
 from .. import _core, blocks
 from ..arrays import Rows
+from .axes import INVERTIBLE, principal_axes
 from .centre import a_few, column_medians, column_sums, evenly_spaced, squared_norms
 from .distances import blas
 from .products import own_products
@@ -28,8 +29,6 @@ BLOCK_ROWS = 1024  # a tile of float64 is then 8 MiB
 BLOCK_ENTRIES = 2**23  # of the float64 rows of one block: wide rows come in smaller ones
 # A row whose features differ by less than this share of their size is constant up to rounding.
 CONSTANT = 1e-13
-# Directions whose share of the variance of the standardised features is below this of the largest count as none.
-RANK = 1e-12
 
 
 @dataclass(frozen=True)
@@ -171,16 +170,13 @@ def _require_directions(rows: Rows, kind: str, function: str) -> None:
 def _whitening(rows: Rows, function: str, threads: int) -> np.ndarray:
     n, d = len(rows), rows.depth
     covariance = own_products(rows, function=function, threads=threads).xy / (n - 1)
-    sd = np.sqrt(np.maximum(np.diag(covariance), 0.0))  # of a constant column rounding may leave -1e-30
-    rank = 0
-    if sd.all():
-        # Of the correlation matrix: the units of the features then do not decide what counts as zero.
-        with blas().limit(limits=threads, user_api="blas"):
-            values, vectors = np.linalg.eigh(covariance / sd / sd[:, None])
-        rank = min(int(np.count_nonzero(values > RANK * values[-1])), n - 1)
-        if rank == d:
-            return vectors / np.sqrt(values) / sd[:, None]
+    constant = not (np.diag(covariance) > 0).all()
+    with blas().limit(limits=threads, user_api="blas"):
+        found = principal_axes(covariance, INVERTIBLE, standardised=True)
+    rank = min(len(found.lengths), n - 1)
+    if rank == d and not constant:
+        return found.whitening
     raise ValueError(
         f"[{function}] expected {rows.name} whose sample covariance has an inverse for the mahalanobis distance, got "
-        + (f"rank {rank} of {d} columns from {n} inputs" if rank else "a constant column")
+        + ("a constant column" if constant else f"rank {rank} of {d} columns from {n} inputs")
     )
