@@ -8,7 +8,7 @@ the products of the ranks of both sides. All of it is whole numbers, and exact.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -31,9 +31,6 @@ class DistanceRanks:
     least: float
     most: float
 
-    def __len__(self) -> int:
-        return len(self.side)
-
     def relabelled(self, order: np.ndarray) -> DistanceRanks:
         return replace(self, side=self.side.relabelled(order))
 
@@ -50,18 +47,17 @@ def distance_ranks(side: Dissimilarities, *, function: str, threads: int, memory
     ValueError: the table is larger than its share of the memory; it says how much is needed.
     """
     budget = MEMORY if memory is None else memory
-    plan = _plan([side], function, budget)
     seen = np.zeros(_core.PAGES, np.uint8)
-    for i, j, span in plan.blocks(lambda first, count: _points(side, first, count)):
-        _core.distance_pages((i, j, side.rooted), span.as_tuple(), seen, threads)
+    for (points,), span in _traverse([side], function, budget):
+        _core.distance_pages(points, span, seen, threads)
     pages = np.flatnonzero(seen)
     purpose = f"the ranks of the dissimilarities of {side.rows.name}"
     require_memory(-(-len(pages) * _core.PAGE * 8 * 8 // 3), budget, function=function, purpose=purpose)
     lines = np.zeros(_core.PAGES, np.int32)
     lines[pages] = np.arange(len(pages))
     counts = np.zeros((len(pages), _core.PAGE), np.int64)
-    for i, j, span in plan.blocks(lambda first, count: _points(side, first, count)):
-        _core.distance_counts((i, j, side.rooted), span.as_tuple(), lines, counts, threads)
+    for (points,), span in _traverse([side], function, budget):
+        _core.distance_counts(points, span, lines, counts, threads)
     ends = np.array([np.flatnonzero(counts[0])[0], np.flatnonzero(counts[-1])[-1]]) + _core.PAGE * pages[[0, -1]]
     least, most = side.of_distances((ends << 29).view(np.float64)).tolist()
     return DistanceRanks(side, lines, counts, _core.counts_to_ranks(counts), least, most)
@@ -74,28 +70,26 @@ def rank_correlation(
 
     ``memory``: as :func:`distance_ranks` was given it.
     """
-    total = 0
-    sides = (x.side, y.side)
-    for i, j, span in _plan(sides, function, MEMORY if memory is None else memory).blocks(
-        lambda first, count: [_points(side, first, count) for side in sides]
-    ):
-        points = [(*pair, side.rooted) for *pair, side in zip(i, j, sides, strict=True)]
-        total += _core.rank_products(
-            points[0], (x.lines, x.ranks), points[1], (y.lines, y.ranks), span.as_tuple(), threads
-        )
+    budget = MEMORY if memory is None else memory
+    tables = (x.lines, x.ranks), (y.lines, y.ranks)
+    total = sum(
+        _core.rank_products(left, tables[0], right, tables[1], span, threads)
+        for (left, right), span in _traverse([x.side, y.side], function, budget)
+    )
     # The root of a square is exact, so that ranks have a correlation of exactly 1 with themselves.
     return total / math.sqrt(float(x.squares) * float(y.squares))
 
 
-def _plan(sides: Sequence[Dissimilarities], function: str, memory: int) -> blocks.Traversal:
-    n = len(sides[0])
+def _traverse(
+    sides: Sequence[Dissimilarities], function: str, memory: int
+) -> Iterator[tuple[list[tuple[np.ndarray, np.ndarray, bool]], tuple[int, int, int, int]]]:
+    """The points of every side in every pair of blocks, as the native operations take them, and where the pair lies."""
+    n, depths = len(sides[0]), [side.rows.depth for side in sides]
     # The rows of two blocks of every side in float64, and two of one of them that are in the making.
-    row_bytes = 8 * (2 * sum(side.rows.depth for side in sides) + 2 * max(side.rows.depth for side in sides))
+    row_bytes = 8 * (2 * sum(depths) + 2 * max(depths))
     purpose = f"blocks of {blocks.TILE} rows"
     require_memory(4 * blocks.TILE * row_bytes, memory, function=function, purpose=purpose)
     rows = min(memory // 4 // row_bytes, blocks.MOST_ROWS)
-    return blocks.traversal(n, n, [], symmetric=True, block_rows=rows, function=function)
-
-
-def _points(side: Dissimilarities, first: int, count: int) -> np.ndarray:
-    return side.points(slice(first, first + count))
+    plan = blocks.traversal(n, n, [], symmetric=True, block_rows=rows, function=function)
+    for i, j, span in plan.blocks(lambda first, count: [side.points(slice(first, first + count)) for side in sides]):
+        yield [(a, b, side.rooted) for a, b, side in zip(i, j, sides, strict=True)], span.as_tuple()
