@@ -81,12 +81,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 related_files(options.last, narrow, _room(folder, narrow))
             runs, end = _grow(name, options.stop, options.last, _room(folder, narrow))
             grown.append((name, runs, end))
+            print(_line(_row(*grown[-1])), file=sys.stderr, flush=True)
         arrived = [name for name, runs, _ in grown if runs and runs[-1].n == options.last]
         for name in _reported(arrived, "wide"):
             if not widened:
                 related_files(options.last, wide, _room(folder, wide))
             run, why = _run(name, options.last, 40 * options.stop, _room(folder, wide))
             widened.append((name, *(_ran(run) if run else ("-", "-", why))))
+            print(_line(widened[-1]), file=sys.stderr, flush=True)
     lines = [
         "# How many inputs every measure reaches",
         "",

@@ -159,12 +159,13 @@ int64_t distance_histogram(const BlockPair& pair, Distance distance, const Block
 // rows are equally far from every other, to the last bit, wherever they stand.
 struct Points {
   const double* rows_i;  // [rows_i, depth]
-  const double* rows_j;  // [rows_j, depth]; the same as rows_i: D is symmetric, with zeros in its diagonal
+  const double* rows_j;  // [rows_j, depth]
   int64_t depth;
   bool root;
 };
 
-// distances[i][j] = D between row i of the one block and row j of the other. Cost: 2 rows_i rows_j depth flop.
+// distances[i][j] = D between row i of the one block and row j of the other. Where both are the same rows in the same
+// memory, half of it is found, and mirrored. Cost: 2 rows_i rows_j depth flop.
 void distances(const Points& points, int64_t rows_i, int64_t rows_j, double* distances /* [rows_i, rows_j] */,
                int threads);
 

@@ -429,6 +429,9 @@ def test_reach_runs_both_widths_and_says_what_was_run(capsys: pytest.CaptureFixt
     captured = capsys.readouterr()
     assert page.read_text() == captured.out
     assert "grown 2/2: rsa, pearson" in captured.err and "wide 1/2: procrustes" in captured.err
+    assert (
+        len(re.findall(r"^\| procrustes \| 400 \|", captured.err, re.MULTILINE)) == 2
+    )  # if it is stopped, that is left
     assert list(tmp_path.iterdir()) == [page]
     tables = re.findall(r"^## (.*)\n\n\| (.*) \|\n.*\n((?:\|.*\n)+)", captured.out, re.MULTILINE)
     assert [title for title, *_ in tables] == ["d = d' = 4", "d = d' = 8: those that ran at n = 400 above"]

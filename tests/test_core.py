@@ -665,6 +665,9 @@ def test_distances(n: int, m: int, d: int, root: bool) -> None:
         copied = np.empty_like(own)
         _core.distances(x, x.copy(), root, copied, threads)
         np.testing.assert_array_equal(own, copied)
+        some = np.empty((n, (n + 1) // 2))
+        _core.distances(x, x[: some.shape[1]], root, some, threads)  # the same memory, but not the same rows
+        np.testing.assert_array_equal(own[:, : some.shape[1]], some)
 
 
 def counts_of(x: np.ndarray, block: int = 1920, threads: int = 1) -> tuple[np.ndarray, np.ndarray]:

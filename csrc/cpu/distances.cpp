@@ -8,7 +8,7 @@
 namespace repsim {
 
 void distances(const Points& points, int64_t rows_i, int64_t rows_j, double* distances, int threads) {
-  const bool symmetric = points.rows_i == points.rows_j;
+  const bool symmetric = points.rows_i == points.rows_j && rows_i == rows_j;
   const cpu::TileGrid grid({0, rows_i, 0, rows_j}, symmetric);
   struct Scratch {
     cpu::Buffer<double> tile{kTile * kTile};
