@@ -360,6 +360,90 @@ int64_t distance_histogram(const nb::tuple& block_i, const nb::tuple& block_j, c
                                     dropped, first, bins.data(), static_cast<int64_t>(bins.shape(0)), threads);
 }
 
+repsim::Points points_of(const Matrix<const double>& i, const Matrix<const double>& j, bool root) {
+  expect(i.shape(1) == j.shape(1) && i.shape(1) > 0 && i.shape(0) > 0 && j.shape(0) > 0,
+         "rows: expected some, of one depth");
+  return {i.data(), j.data(), static_cast<int64_t>(i.shape(1)), root};
+}
+
+void distances(Matrix<const double> rows_i, Matrix<const double> rows_j, bool root, Matrix<double> found, int threads) {
+  const repsim::Points points = points_of(rows_i, rows_j, root);
+  expect(found.shape(0) == rows_i.shape(0) && found.shape(1) == rows_j.shape(0),
+         "distances: expected one for every pair of rows");
+  nb::gil_scoped_release release;
+  repsim::distances(points, static_cast<int64_t>(rows_i.shape(0)), static_cast<int64_t>(rows_j.shape(0)), found.data(),
+                    threads);
+}
+
+// (rows of block i, rows of block j, whether D is the root), as they lie in a range.
+using PointTuple = std::tuple<Matrix<const double>, Matrix<const double>, bool>;
+
+repsim::Points points_of(const PointTuple& given, const repsim::BlockRange& range) {
+  const auto& [i, j, root] = given;
+  expect(static_cast<int64_t>(i.shape(0)) == range.rows_i && static_cast<int64_t>(j.shape(0)) == range.rows_j,
+         "rows: expected those of the range");
+  return points_of(i, j, root);
+}
+
+const int32_t* lines_of(const Vector<const int32_t>& lines) {
+  expect(static_cast<int64_t>(lines.shape(0)) == repsim::kPages, "lines: expected one for every page");
+  return lines.data();
+}
+
+template <class T>
+T* table_of(const Matrix<T>& table) {
+  expect(table.shape(0) > 0 && table.shape(1) == size_t{1} << repsim::kPageBits, "table: expected pages of 1024");
+  return table.data();
+}
+
+// As one whole number of Python's.
+nb::object whole(const repsim::WideSum& sum) { return (nb::int_(sum.high) << nb::int_(64)) | nb::int_(sum.low); }
+
+void distance_pages(const PointTuple& points, const std::tuple<int64_t, int64_t, int64_t, int64_t>& where,
+                    Vector<uint8_t> seen, int threads) {
+  const repsim::BlockRange range = block_range(where, true);
+  const repsim::Points side = points_of(points, range);
+  expect(static_cast<int64_t>(seen.shape(0)) == repsim::kPages, "seen: expected one byte for every page");
+  nb::gil_scoped_release release;
+  repsim::distance_pages(side, range, seen.data(), threads);
+}
+
+void distance_counts(const PointTuple& points, const std::tuple<int64_t, int64_t, int64_t, int64_t>& where,
+                     Vector<const int32_t> lines, Matrix<int64_t> counts, int threads) {
+  const repsim::BlockRange range = block_range(where, true);
+  const repsim::Points side = points_of(points, range);
+  const int32_t* pages = lines_of(lines);
+  int64_t* table = table_of(counts);
+  nb::gil_scoped_release release;
+  repsim::distance_counts(side, range, pages, table, threads);
+}
+
+nb::object counts_to_ranks(Matrix<int64_t> counts) {
+  int64_t* table = table_of(counts);
+  repsim::WideSum squares;
+  {
+    nb::gil_scoped_release release;
+    squares = repsim::counts_to_ranks(table, static_cast<int64_t>(counts.size()));
+  }
+  return whole(squares);
+}
+
+using RankTuple = std::tuple<Vector<const int32_t>, Matrix<const int64_t>>;
+
+nb::object rank_products(const PointTuple& x, const RankTuple& x_ranks, const PointTuple& y, const RankTuple& y_ranks,
+                         const std::tuple<int64_t, int64_t, int64_t, int64_t>& where, int threads) {
+  const repsim::BlockRange range = block_range(where, true);
+  const repsim::Points left = points_of(x, range), right = points_of(y, range);
+  const repsim::RankTable of_left{lines_of(std::get<0>(x_ranks)), table_of(std::get<1>(x_ranks))};
+  const repsim::RankTable of_right{lines_of(std::get<0>(y_ranks)), table_of(std::get<1>(y_ranks))};
+  repsim::WideSum sum;
+  {
+    nb::gil_scoped_release release;
+    sum = repsim::rank_products(left, of_left, right, of_right, range, threads);
+  }
+  return whole(sum);
+}
+
 repsim::Candidates candidates_of(const Matrix<uint64_t>& keys, const Vector<int32_t>& counts,
                                  const Vector<float>& thresholds, int64_t k) {
   expect(counts.shape(0) == keys.shape(0) && thresholds.shape(0) == keys.shape(0), "candidates: expected one length");
@@ -631,6 +715,16 @@ NB_MODULE(_core, m) {
         "pair_sums"_a.noconvert(), "vector_sums"_a.noconvert(), "threads"_a);
   m.def("distance_histogram", &distance_histogram, "block_i"_a, "block_j"_a, "distance"_a, "range"_a, "dropped"_a,
         "first"_a, "bins"_a.noconvert(), "threads"_a);
+  m.attr("PAGES") = repsim::kPages;
+  m.attr("PAGE") = int64_t{1} << repsim::kPageBits;
+  m.def("distances", &distances, "rows_i"_a.noconvert(), "rows_j"_a.noconvert(), "root"_a, "distances"_a.noconvert(),
+        "threads"_a);
+  m.def("distance_pages", &distance_pages, "points"_a.noconvert(), "range"_a, "seen"_a.noconvert(), "threads"_a);
+  m.def("distance_counts", &distance_counts, "points"_a.noconvert(), "range"_a, "lines"_a.noconvert(),
+        "counts"_a.noconvert(), "threads"_a);
+  m.def("counts_to_ranks", &counts_to_ranks, "counts"_a.noconvert());
+  m.def("rank_products", &rank_products, "x"_a.noconvert(), "x_ranks"_a.noconvert(), "y"_a.noconvert(),
+        "y_ranks"_a.noconvert(), "range"_a, "threads"_a);
   m.def("multiplies_bfloat16", &repsim::multiplies_bfloat16);
   m.def("pack_pairs", &pack_pairs, "x"_a, "dtype"_a, "shift"_a.noconvert().none(), "scale"_a.noconvert(),
         "offset"_a.noconvert().none(), "panels"_a.noconvert(), "halves"_a.noconvert(), "residuals"_a.noconvert(),

@@ -154,6 +154,56 @@ void kernel_row_terms(const KernelMatrix* matrices, int64_t count, int64_t left,
 int64_t distance_histogram(const BlockPair& pair, Distance distance, const BlockRange& range, int dropped,
                            uint32_t first, int64_t* bins /* [bin_count] */, int64_t bin_count, int threads);
 
+// Rows z of two blocks in float64, of which the dissimilarity of two inputs is a function: D = |z_i - z_j|, or its
+// square. From products of the rows; where these leave less than 1e-5 of |z_i|^2 + |z_j|^2, from the differences. Equal
+// rows are equally far from every other, to the last bit, wherever they stand.
+struct Points {
+  const double* rows_i;  // [rows_i, depth]
+  const double* rows_j;  // [rows_j, depth]
+  int64_t depth;
+  bool root;
+};
+
+// distances[i][j] = D between row i of the one block and row j of the other. Where both are the same rows in the same
+// memory, half of it is found, and mirrored. Cost: 2 rows_i rows_j depth flop.
+void distances(const Points& points, int64_t rows_i, int64_t rows_j, double* distances /* [rows_i, rows_j] */,
+               int threads);
+
+// Ranks of the m = n (n - 1) / 2 distances D_ij, i < j, without holding them. What is ranked is D rounded to 24
+// significant bits: D's bits plus 2^28, over 2^29, a whole number `key` below 2^34 that ascends with D. The numbers
+// that occur lie in few of the 2^24 pages of 2^10 keys each; a table holds a line for every page that is not empty.
+constexpr int64_t kPageBits = 10;
+constexpr int64_t kPages = int64_t{1} << 24;
+
+// seen[page] = 1 for every page that a distance of the blocks falls in. Cost: as distances.
+void distance_pages(const Points& points, const BlockRange& range, uint8_t* seen /* [2^24] */, int threads);
+
+// counts[lines[key >> 10]][key % 1024] += 1 for every pair of the blocks; no page that occurs may lack a line. Cost: as
+// distances, and a place of the table for each pair.
+void distance_counts(const Points& points, const BlockRange& range, const int32_t* lines /* [2^24] */,
+                     int64_t* counts /* [pages, 1024] */, int threads);
+
+// A sum that may need more than 64 bits: high 2^64 + low.
+struct WideSum {
+  int64_t high;
+  uint64_t low;
+};
+
+// In the place of the counts, ascending: 2 rank - (m + 1), twice the rank less the mean of all, ties at their mean; 0
+// where nothing was counted. Returns sum_ij of its square. Cost: one pass.
+WideSum counts_to_ranks(int64_t* counts /* [size] */, int64_t size);
+
+// Lines and ranks of one side, as above.
+struct RankTable {
+  const int32_t* lines;
+  const int64_t* ranks;
+};
+
+// sum_ij (2 rank_ij - (m + 1)) (2 rank'_ij - (m + 1)) over the pairs i < j of the blocks, an exact integer. Cost: as
+// distances of both sides, and a place of both tables for each pair.
+WideSum rank_products(const Points& x, const RankTable& x_table, const Points& y, const RankTable& y_table,
+                      const BlockRange& range, int threads);
+
 constexpr int kProductBits = 45;
 constexpr int64_t kMaxSummedRows = int64_t{1} << 25;
 

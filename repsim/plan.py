@@ -22,7 +22,7 @@ from .reductions.moments import lifted_bytes, room_for
 from .request import Request
 
 _INSTEAD = {
-    "rsa": 'comparison="pearson", which streams, or a sample of the inputs',
+    "rsa": 'ranks="float32", or comparison="pearson", which streams',
     "kernel_ridge": "ridge_regression, or a sample of the inputs",
     "imd": 'spectrum="probes", or a sample of the inputs',
     "soft_matching": 'solver="pot", or layers whose widths divide each other',

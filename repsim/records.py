@@ -26,6 +26,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from repsim.whole_files import left_behind, whole_file
+
 DISTRIBUTION = "repsim-exact"
 LIBRARIES = ("numpy", "scipy", "scikit-learn", "torch", "transformers", "safetensors", "pyarrow")
 FOLDERS = ("records", "failures", "artifacts", "models")
@@ -170,23 +172,11 @@ def write_atomic(path: Path, data: bytes) -> None:
     Parameters: ``path``, the file, in a folder that exists; ``data``, all of its bytes.
     Raises: RunError naming the file when the disk is full or the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        with whole_file(path) as temporary:
+            temporary.write_bytes(data)
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 _CURE = "delete a damaged record and resume to do its cell again"
@@ -436,7 +426,7 @@ class RunDirectory:
 
 def _is_foreign(entry: Path) -> bool:
     # What a creation that was killed before its manifest leaves behind is no obstacle to the next one.
-    if entry.name == LOCK or (entry.name.startswith(".manifest.json.") and entry.suffix == ".tmp"):
+    if entry.name == LOCK or entry in left_behind(entry.with_name("manifest.json")):
         return False
     return entry.name not in FOLDERS or not entry.is_dir() or any(entry.iterdir())
 

@@ -26,6 +26,7 @@ import numpy as np
 
 from repsim.interchange import IDS_TENSOR, from_bfloat16, read_safetensors, write_safetensors
 from repsim.layout import LAYER_FILE, MANIFEST, Column, Manifest, StoreCorruptedError, checked_append
+from repsim.whole_files import left_behind, sync_folder, whole_file
 
 __all__ = ["Store", "StoreCorruptedError", "StoreInUseError", "require_same_samples"]
 
@@ -110,7 +111,8 @@ class Store:
         manifest = replace(manifest, metadata=as_json["metadata"])
         path.mkdir(parents=True, exist_ok=True)
         # A creation that was killed leaves the lock and perhaps the temporary manifest: those are no content.
-        if any(entry.name not in (LOCK, MANIFEST + ".tmp") for entry in path.iterdir()):
+        content = {*path.iterdir()} - {path / LOCK, *left_behind(path / MANIFEST)}
+        if content:
             raise FileExistsError(f"[Store.create] expected path to be new or empty, got {path} with files in it")
         store = cls(path, manifest, _acquire(path))
         try:
@@ -314,7 +316,7 @@ class Store:
         for layer in layers:
             layer.append(self.path, arrays[layer.name], committed)
         if not before.layers:
-            _sync_folder(self.path)
+            sync_folder(self.path)
         self._commit(after)
         self._known.add(samples)
         for column in after.columns:
@@ -438,21 +440,18 @@ class Store:
             raise ValueError(f"[{function}] expected a store opened with mode 'a', got {self.path} open for reading")
 
     def _drop_uncommitted(self) -> None:
-        """Make every file hold exactly the committed rows."""
+        """Make every file hold exactly the committed rows, and leave no other."""
+        for file in left_behind(self.path / MANIFEST):
+            file.unlink()
         for column in self._manifest.columns:
             column.cut(self.path, len(self))
 
     def _commit(self, manifest: Manifest) -> None:
         """Replace the manifest in one step; on any doubt whether that happened, stop writing."""
-        temporary = self.path / (MANIFEST + ".tmp")
         try:
-            with open(temporary, "w", encoding="utf-8") as file:
-                file.write(manifest.dumps())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self.path / MANIFEST)
+            with whole_file(self.path / MANIFEST) as temporary:
+                temporary.write_text(manifest.dumps(), encoding="utf-8")
             self._manifest = manifest
-            _sync_folder(self.path)
         except BaseException:
             self.close()
             raise
@@ -511,11 +510,3 @@ def _acquire(folder: Path) -> IO[str]:
     handle.write(str(os.getpid()))
     handle.flush()
     return handle
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Files that are whole whenever they are under their name."""
+"""Files that are whole whenever they are under their name, also after a power cut."""
 
 from __future__ import annotations
 
@@ -18,11 +18,26 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         Whatever the block raises, and OSError; nothing is left beside the file then, and the file is as it was.
     """
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # two processes do not write into one file
     try:
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Let the names in a folder reach the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def left_behind(path: Path) -> list[Path]:
+    """What writers of the file that were killed have left beside it; one that is at work has such a file too."""
+    return sorted(path.parent.glob(f".{path.name}.*.tmp"))

@@ -422,23 +422,49 @@ def test_a_bad_flag_is_one_clear_error(words: list[str], message: str, capsys: p
 # ---------------------------------------------------------------------------------------------- reach
 
 
-def test_reach_measures_until_it_is_told_to_stop(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_reach_runs_both_widths_and_says_what_was_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     page = tmp_path / "reach.md"
-    assert reach.main(["--measures", "procrustes", "pls", "--last", "1000", "--markdown", str(page)]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert page.read_text().splitlines() == lines
-    assert lines[0] == "| " + " | ".join(reach.COLUMNS) + " |"
-    for line, name in zip(lines[2:4], ("procrustes", "pls"), strict=True):
-        cells = line.strip("| ").split(" | ")
-        assert cells[:2] == [name, "1,000"]
-        assert float(cells[2]) > 0
+    options = ["--last", "400", "--widths", "4", "8", "--folder", str(tmp_path), "--markdown", str(page)]
+    assert reach.main(["--measures", "procrustes", "rsa, pearson", *options]) == 0
+    captured = capsys.readouterr()
+    assert page.read_text() == captured.out
+    assert "grown 2/2: rsa, pearson" in captured.err and "wide 1/2: procrustes" in captured.err
+    assert (
+        len(re.findall(r"^\| procrustes \| 400 \|", captured.err, re.MULTILINE)) == 2
+    )  # if it is stopped, that is left
+    assert list(tmp_path.iterdir()) == [page]
+    tables = re.findall(r"^## (.*)\n\n\| (.*) \|\n.*\n((?:\|.*\n)+)", captured.out, re.MULTILINE)
+    assert [title for title, *_ in tables] == ["d = d' = 4", "d = d' = 8: those that ran at n = 400 above"]
+    for (_, head, lines), columns in zip(tables, (reach.GROWN, reach.WIDE), strict=True):
+        assert head.split(" | ") == list(columns)
+        cells = [line.strip("| ").split(" | ") for line in lines.splitlines()]
+        assert [row[:2] for row in cells] == [["procrustes", "400"], ["rsa, pearson", "400"]]
+        assert all(float(row[2]) > 0 for row in cells)
+    for fact in ("processor", "CPUs", "load before the run", "load after the run", "commit", "date"):
+        assert re.search(rf"^- {fact}: \S", captured.out, re.MULTILINE)
 
 
-def test_reach_of_a_measure_that_refuses_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reach, "FIRST", 10_000)
-    runs, why = reach._grow("kernel_ridge", 8.0, 10_000)
+def test_reach_of_a_measure_that_refuses_says_why(tmp_path: Path) -> None:
+    for side in "xy":
+        np.save(tmp_path / f"{side}.npy", np.ones((40, 4), np.float32))
+    runs, end = reach._grow("cca_mean", 8.0, 40, tmp_path)
     assert runs == []
-    assert why.startswith("ValueError: [kernel_ridge] expected")
+    assert end.startswith("ValueError: [cca_mean] expected x")
+
+
+def test_reach_grows_until_the_time_is_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def called(name: str, n: int, most: float, folder: Path) -> tuple[reach.Run | None, str]:
+        held = n * (100_000 if name == "large" else 1000)
+        return (reach.Run(n, n / 1e5, held), "") if n < 2e6 else (None, f"more than {most:.0f} s")
+
+    monkeypatch.setattr(reach, "_run", called)
+    runs, end = reach._grow("some", 8.0, 10**6, tmp_path)
+    assert [run.n for run in runs] == [1000, 8000, 64_000, 128_000, 256_000, 512_000, 1_000_000]
+    assert end == "time"
+    assert reach._grow("some", 20.0, 10**6, tmp_path)[1] == "all inputs"
+    assert reach._grow("some", 100.0, 10**7, tmp_path)[1] == "more than 4000 s"
+    assert reach._grow("large", 100.0, 10**6, tmp_path)[1] == "memory"
+    assert reach._grow("some", 1.0, 50, tmp_path) == ([reach.Run(50, 5e-4, 50_000)], "all inputs")
 
 
 def test_reach_carries_on_the_power_that_fits() -> None:
@@ -447,8 +473,10 @@ def test_reach_carries_on_the_power_that_fits() -> None:
     assert row[:2] == ("some", "64,000")
     assert float(row[5]) == pytest.approx((600 / 1e-6) ** (1 / 1.5), rel=0.05)
     assert float(row[6]) == pytest.approx(1e6, rel=0.05)
+    assert reach._declared("rsa, pearson") == 2
     assert reach._declared("mutual_knn") == 2
     assert reach._declared("procrustes") == 1
     flat = [reach.Run(n, 1.0, 0) for n in (1000, 2000, 4000)]  # what a call costs however few the inputs
-    assert reach._row("procrustes", flat, "")[4:6] == ("0.00", "2.4e+06")
+    assert reach._row("procrustes", flat, "all inputs")[4:6] == ("0.00", "2.4e+06")
+    assert reach._row("procrustes", flat, "ValueError: no more")[4:6] == ("0.00", "-")
     assert reach._row("none", [], "refused")[1:] == ("-", "-", "-", "-", "-", "-", "refused")

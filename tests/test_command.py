@@ -357,12 +357,12 @@ def test_a_full_disk_is_one_line_status_2_and_resume_goes_on(capsys, monkeypatch
             raise OSError(28, "No space left on device")
         replace(source, target)
 
-    monkeypatch.setattr("repsim.records.os.replace", full)
+    monkeypatch.setattr("os.replace", full)
     assert run_toy() == 2
     err = capsys.readouterr().err
     assert err.startswith("repsim: cannot write out/records/") and err.endswith(".json: No space left on device\n")
     assert err.count("\n") == 1 and RunDirectory.open("out").failures() == []
-    monkeypatch.setattr("repsim.records.os.replace", replace)
+    monkeypatch.setattr("os.replace", replace)
     assert main(["resume", "out"]) == 0
     assert len(RunDirectory.open("out").records()) == 4
 

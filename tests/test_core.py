@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import rankdata
 
 from repsim import _core
 
@@ -641,6 +642,122 @@ def test_distance_histogram_refuses(change: dict[str, Any], message: str) -> Non
     known = {"distance": "euclidean", "bins": np.zeros(4, np.int64)}
     with pytest.raises(ValueError, match=message):
         call_histogram(rows(50, 3), **{**known, **change})
+
+
+# ------------------------------------------------------------------------------------------------- float64 distances
+
+
+@pytest.mark.parametrize("root", [True, False])
+@pytest.mark.parametrize(("n", "m", "d"), [(1, 1, 1), (192, 193, 3), (400, 7, 300)])
+def test_distances(n: int, m: int, d: int, root: bool) -> None:
+    random = np.random.default_rng(n)
+    x, y = random.standard_normal((n, d)), random.standard_normal((m, d))
+    y[0] = x[-1] + 1e-7  # products of the rows hold no digit of this distance
+    apart = np.stack([((row - y) ** 2).sum(axis=1) for row in x])
+    for threads in (1, 3):
+        found = np.full((n, m), np.nan)
+        _core.distances(x, y, root, found, threads)
+        np.testing.assert_allclose(found**2 if root else found, apart, rtol=1e-10)
+        own = np.full((n, n), np.nan)
+        _core.distances(x, x, root, own, threads)
+        np.testing.assert_array_equal(own, own.T)
+        assert not np.diag(own).any()
+        copied = np.empty_like(own)
+        _core.distances(x, x.copy(), root, copied, threads)
+        np.testing.assert_array_equal(own, copied)
+        some = np.empty((n, (n + 1) // 2))
+        _core.distances(x, x[: some.shape[1]], root, some, threads)  # the same memory, but not the same rows
+        np.testing.assert_array_equal(own[:, : some.shape[1]], some)
+
+
+def counts_of(x: np.ndarray, block: int = 1920, threads: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Lines and counts of the squared distances."""
+    seen = np.zeros(_core.PAGES, np.uint8)
+    pairs = [((x[i : i + a], x[j : j + b], False), (i, a, j, b)) for i, a, j, b in spans(len(x), block)]
+    for points, where in pairs:
+        _core.distance_pages(points, where, seen, threads)
+    lines = np.zeros(_core.PAGES, np.int32)
+    lines[seen > 0] = np.arange(seen.sum())
+    counts = np.zeros((seen.sum(), _core.PAGE), np.int64)
+    for points, where in pairs:
+        _core.distance_counts(points, where, lines, counts, threads)
+    return lines, counts
+
+
+@pytest.mark.parametrize(("n", "block", "threads"), [(2, 192, 1), (193, 192, 1), (500, 192, 3), (500, 1920, 2)])
+def test_ranks_of_distances(n: int, block: int, threads: int) -> None:
+    """Whole numbers, whose squared distances need no rounding: a few values, which all pairs share."""
+    x, y = whole(n, 3).astype(np.float64), whole(n, 2).astype(np.float64)
+    upper = np.triu_indices(n, 1)
+    tables, exact = [], []
+    for z in (x, y):
+        apart = ((z[:, None] - z[None]) ** 2).sum(axis=2)[upper]
+        values, each = np.unique(apart, return_counts=True)
+        lines, counts = counts_of(z, block, threads)
+        np.testing.assert_array_equal(counts[counts > 0], each)
+        keys = values.view(np.int64) >> 29
+        np.testing.assert_array_equal(counts[lines[keys >> 10], keys & 1023], each)
+        ranks = 2 * rankdata(apart).astype(np.float64) - (len(apart) + 1)
+        assert _core.counts_to_ranks(counts) == int((ranks**2).sum())
+        np.testing.assert_array_equal(counts[lines[keys >> 10], keys & 1023], ranks[np.unique(apart, True)[1]])
+        tables.append((lines, counts))
+        exact.append(ranks)
+    products = sum(
+        _core.rank_products(
+            (x[i : i + a], x[j : j + b], False), tables[0], (y[i : i + a], y[j : j + b], False), tables[1],
+            (i, a, j, b), threads,
+        )
+        for i, a, j, b in spans(n, block)
+    )  # fmt: skip
+    assert products == int(exact[0] @ exact[1])
+
+
+def test_sums_of_ranks_beyond_64_bits() -> None:
+    counts = np.zeros((1, _core.PAGE), np.int64)
+    counts[0, 3], counts[0, 700] = 2**40, 2**41
+    assert _core.counts_to_ranks(counts) == 2**40 * 2**82 + 2**41 * 2**80
+    assert counts[0, 3] == -(2**41)
+    assert counts[0, 700] == 2**40
+    assert np.count_nonzero(counts) == 2
+
+
+F64 = np.zeros((50, 3))
+LINES = np.zeros(_core.PAGES, np.int32)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        pytest.param(lambda: _core.distances(F64, F64[:, :2].copy(), True, F64, 1), "of one depth", id="depth"),
+        pytest.param(lambda: _core.distances(F64[:0], F64, True, F64, 1), "rows: expected some", id="no-rows"),
+        pytest.param(lambda: _core.distances(F64, F64, True, F64, 1), "one for every pair of rows", id="distances"),
+        pytest.param(
+            lambda: _core.distance_pages((F64, F64, True), (0, 49, 0, 49), np.zeros(_core.PAGES, np.uint8), 1),
+            "rows: expected those of the range",
+            id="range",
+        ),
+        pytest.param(
+            lambda: _core.distance_pages((F64, F64, True), (0, 50, 0, 50), np.zeros(9, np.uint8), 1),
+            "seen: expected one byte for every page",
+            id="seen",
+        ),
+        pytest.param(
+            lambda: _core.distance_counts(
+                (F64, F64, True), (0, 50, 0, 50), LINES[:-1], np.zeros((1, 1024), np.int64), 1
+            ),
+            "lines: expected one for every page",
+            id="lines",
+        ),
+        pytest.param(
+            lambda: _core.distance_counts((F64, F64, True), (0, 50, 0, 50), LINES, np.zeros((2, 512), np.int64), 1),
+            "table: expected pages of 1024",
+            id="table",
+        ),
+    ],
+)
+def test_distance_operations_refuse(call: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
 
 
 # ---------------------------------------------------------------------------------------------------------- neighbours

@@ -23,7 +23,7 @@ FLOOR = {
     "native": set(),
     "whole_files": set(),
     "interchange": {"layout", "whole_files"},
-    "store": {"arrays", "layout", "interchange"},
+    "store": {"arrays", "layout", "interchange", "whole_files"},
 }
 LIBRARY = {
     "kernels": {"arguments"},
@@ -55,10 +55,10 @@ LIBRARY = {
 STUDY: dict[str, set[str]] = {
     "data": set(),
     "overlap": set(),
-    "training": {"data", "overlap"},
+    "training": {"data", "overlap", "whole_files"},
     "attacks": {"data", "overlap", "training"},
     "statistics": set(),
-    "records": set(),
+    "records": {"whole_files"},
     "findings": {"statistics"},
     "figures": {"statistics", "findings"},
     "theme": set(),
@@ -185,7 +185,7 @@ def test_imports_go_one_way(module: str, path: Path) -> None:
 
 def test_the_wings_do_not_touch() -> None:
     for name in STUDY:
-        assert not ROOMS[name] & {*LIBRARY, *FLOOR}
+        assert not ROOMS[name] & {*LIBRARY, *FLOOR} - {"whole_files"}  # how anything is written
     for name in LIBRARY:
         assert not ROOMS[name] & {*STUDY, *BETWEEN}
 

@@ -357,3 +357,11 @@ def test_normalized_that_is_no_bool(bad: Any) -> None:
 def test_results_travel_between_processes() -> None:
     found = repsim.lcs_knn(*related(40, 6, 5), permutations=5)
     assert pickle.loads(pickle.dumps(found)).to_dict() == found.to_dict()
+
+
+def test_the_null_of_drawn_relabellings_has_their_mean_sd_and_skewness() -> None:
+    draws = np.random.default_rng(0).gamma(2, size=50)
+    found = list_means.sampled_grid(np.array([[9.0]]), draws[:, None, None], 10, {}).at(0, 0, "knn_jaccard")
+    assert found.null == calibration.sampled_null(draws)
+    assert found.null.skewness > 0.5
+    assert found.p == 1 / 51

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from repsim import records
 from repsim.records import DirectoryInUseError, RunDirectory, RunError, content_key, environment, plain, table_rows
 
 PAIR = {
@@ -116,9 +115,9 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_file_and_no_other(run, monke
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     if step == "open":
-        monkeypatch.setattr(records, "open", full, raising=False)
+        monkeypatch.setattr(Path, "write_bytes", full)
     else:
-        monkeypatch.setattr(records.os, step, full)
+        monkeypatch.setattr(os, step, full)
     with pytest.raises(RunError, match=r"^cannot write \S+aa.json: No space left on device$"):
         run.write_record("aa", {"result": 2})
     monkeypatch.undo()
@@ -129,8 +128,8 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_file_and_no_other(run, monke
 def test_a_file_is_flushed_to_the_disk_before_it_gets_its_name(run, monkeypatch):
     order = []
     fsync, replace = os.fsync, os.replace
-    monkeypatch.setattr(records.os, "fsync", lambda fd: (order.append("fsync"), fsync(fd))[1])
-    monkeypatch.setattr(records.os, "replace", lambda a, b: (order.append("replace"), replace(a, b))[1])
+    monkeypatch.setattr(os, "fsync", lambda fd: (order.append("fsync"), fsync(fd))[1])
+    monkeypatch.setattr(os, "replace", lambda a, b: (order.append("replace"), replace(a, b))[1])
     run.write_record("aa", {})
     assert order == ["fsync", "replace", "fsync"]  # the data, the name, the folder that holds the name
 

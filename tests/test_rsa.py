@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -272,14 +274,184 @@ def test_sample_reads_memory_maps(tmp_path: Path) -> None:
     assert repsim.rsa(np.load(tmp_path / "x.npy", mmap_mode="r"), y, sample=20) == repsim.rsa(x, y, sample=20)
 
 
-@pytest.mark.parametrize("comparison", ["spearman", "kendall"])
-def test_refuses_more_inputs_than_ranks_are_held_of(comparison: str) -> None:
-    x = np.arange(16385.0)[:, None] ** 2
+# ---------------------------------------------------------------------------------------------- beyond what is held
+
+
+def rounded(distances: np.ndarray) -> np.ndarray:
+    """To 24 significant bits, as numpy's float32 does, whatever their exponent."""
+    mantissa, exponent = np.frexp(distances)
+    return np.ldexp(mantissa.astype(np.float32).astype(np.float64), exponent)
+
+
+def counted(x: Any, y: Any, **options: Any) -> Any:
+    return repsim.rsa(x, y, ranks="float32", **options)
+
+
+@every_rdm
+@pytest.mark.parametrize(
+    ("n", "d", "e"),
+    [(50, 7, 5), (193, 5, 4), (450, 6, 150)],
+    ids=["one-tile", "two-tiles", "three-tiles-and-chunks-of-features"],
+)
+def test_counted_ranks_are_those_of_rounded_distances(n: int, d: int, e: int, rdm: str) -> None:
+    x, y = pair(n, d, e)
+    exact = spearmanr(rounded(condensed(x, rdm)), rounded(condensed(y, rdm))).statistic
+    found = counted(x, y, rdm=rdm)
+    # A distance that lies half way between two such numbers up to rounding may go either way.
+    assert found == pytest.approx(exact, abs=1e-11)
+    assert found.precision == "float32"
+    assert repsim.rsa(x, y, rdm=rdm).precision == "float64"
+
+
+def test_counted_ranks_of_three_inputs() -> None:
+    x, y = np.array([[0.0], [1.0], [3.0]]), np.array([[0.0], [3.0], [1.0]])
+    assert counted(x, y) == -1.0  # distances 1, 3, 2 and 3, 1, 2: ranks 1, 3, 2 and 3, 1, 2
+    assert counted(x, x) == 1.0
+
+
+@pytest.mark.parametrize("rdm", RDMS)
+def test_counted_ranks_are_nearly_those_of_float64(rdm: str) -> None:
+    x, y = pair(1000, 20, 15)
+    assert counted(x, y, rdm=rdm) == pytest.approx(oracle(x, y, "spearman", rdm), abs=2e-8)
+
+
+def whole_numbers(n: int, d: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 3, (n, d)).astype(float)
+
+
+def test_counted_ties_share_their_mean() -> None:
+    """Distances that are roots of whole numbers: a dozen values, each thousands of times."""
+    x, y = whole_numbers(200, 6, 0), whole_numbers(200, 5, 1)
+    x[:, :3] += y[:, :3]
+    a, b = pdist(x, "sqeuclidean"), pdist(y, "sqeuclidean")
+    assert len(np.unique(a)) < 60
+    assert counted(x, y) == pytest.approx(spearmanr(a, b).statistic, abs=1e-15)
+    assert counted(x, y) == counted(x, y, rdm="squared_euclidean")
+    assert counted(x, x) == 1.0
+
+
+def test_counted_ranks_of_equal_rows() -> None:
+    """Copies are at a distance of exactly 0, and equally far from all others, wherever they stand among the tiles."""
+    x, y = pair(60, 64, 64)
+    copies = np.random.default_rng(0).permutation(np.arange(420) % 60)
+    names = [squareform(np.unique(pdist(z), return_inverse=True)[1] + 1.0) for z in (x, y)]
+    upper = np.triu_indices(420, 1)
+    exact = spearmanr(*(name[np.ix_(copies, copies)][upper] for name in names)).statistic
+    assert counted(x[copies], y[copies]) == pytest.approx(exact, abs=1e-10)
+    assert counted(x[copies], x[copies]) == 1.0
+
+
+@pytest.mark.parametrize("rdm", ["euclidean", "correlation"])
+def test_counted_ranks_of_distances_that_products_would_lose(rdm: str) -> None:
+    """Two clusters 1e4 apart, 1e-2 wide: within one, products of rows hold too few digits for 24 bits."""
+    random = np.random.default_rng(0)
+    x = 1e-2 * random.standard_normal((250, 5)) + 1e4 * np.eye(5)[np.arange(250) % 2]
+    y = x @ random.standard_normal((5, 4)) if rdm == "euclidean" else x + 1e-2 * random.standard_normal(x.shape)
+    exact = spearmanr(rounded(condensed(x, rdm)), rounded(condensed(y, rdm))).statistic
+    assert counted(x, y, rdm=rdm) == pytest.approx(exact, abs=1e-6 if rdm == "correlation" else 1e-9)
+
+
+@pytest.mark.parametrize("power", [-400, 400])
+def test_counted_ranks_know_no_scale(power: int) -> None:
+    x, y = pair(100)
+    assert counted(np.ldexp(x, power), y) == counted(x, y)
+
+
+def test_counted_ranks_are_the_same_bits_for_any_threads_and_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = pair(800, 30, 20)
+    one = counted(x, y, threads=1)
+    assert counted(x, y, threads=3) == one
+    assert counted(x, y, memory="1GB") == one
+    monkeypatch.setattr("repsim.blocks.MOST_ROWS", 192)
+    assert counted(x, y, threads=2) == one
+
+
+def test_counted_ranks_of_memory_maps_and_of_one_row_repeated(tmp_path: Path) -> None:
+    x, y = pair(300)
+    np.save(tmp_path / "x.npy", x.astype(np.float32))
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    assert counted(mapped, y) == counted(x.astype(np.float32), y)
     with pytest.raises(
-        ValueError, match=r"^\[rsa\] expected at most 16384 inputs for a comparison by rank.*got 16385; give sample="
+        ValueError, match=r"^\[rsa\] expected y whose dissimilarities differ, got all pairs of .* 0 apart"
     ):
-        repsim.rsa(x, x, comparison=comparison)
-    assert repsim.rsa(x, x, comparison=comparison, sample=50) == pytest.approx(1, abs=1e-9)
+        counted(x, np.broadcast_to(y[0], (300, 5)))
+
+
+def test_permutations_and_jackknife_of_counted_ranks() -> None:
+    x, y = pair(80)
+    held, found = (repsim.rsa(x, y, ranks=r, permutations=19, jackknife=8, seed=1) for r in ("float64", "float32"))
+    assert found.p == held.p == 0.05
+    assert found.null.mean == pytest.approx(held.null.mean, abs=1e-6)
+    assert found.standard_error == pytest.approx(held.standard_error, rel=1e-4)
+
+
+def test_what_is_held_and_what_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = pair(60)
+    assert repsim.rsa(x, y).precision == "float64"
+    assert repsim.rsa(x, y, comparison="pearson").precision == "float64"
+    assert repsim.rsa(x, y, memory=7 * 8 * 60 * 59 // 2).precision == "float64"
+    assert repsim.rsa(x, y, memory=7 * 8 * 60 * 59 // 2 + 10**9).precision == "float64"
+    monkeypatch.setattr("repsim.reductions.distance_ranks.HELD_UNASKED", 59)
+    assert repsim.rsa(x, y).precision == "float32"
+    assert repsim.rsa(x, y, ranks="float64").precision == "float64"
+    monkeypatch.setattr("repsim.measures.rsa.MOST_HELD", 59)
+    assert repsim.rsa(x, y, sample=50).precision == "float64"
+    for options, instead in (({"ranks": "float64"}, 'ranks="float32"'), ({"comparison": "kendall"}, "comparison=")):
+        message = (
+            rf"^\[rsa\] expected at most 59 inputs where all n .* are held, got 60; give {instead}.*, or sample=59"
+        )
+        with pytest.raises(ValueError, match=message):
+            repsim.rsa(x, y, **options)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "memory", "purpose"),
+    [
+        pytest.param("float32", "60MB", "the ranks of the dissimilarities of x", id="tables"),
+        pytest.param("float32", 1000, "blocks of 192 rows", id="blocks"),
+        pytest.param("float64", 277199, "7 vectors of the n .* dissimilarities of x", id="held"),
+    ],
+)
+def test_memory_too_small_for_ranks(ranks: str, memory: int | str, purpose: str) -> None:
+    x, y = pair(100)
+    with pytest.raises(
+        ValueError, match=rf"^\[rsa\] expected memory of at least \d+ bytes .* {purpose}, got"
+    ) as refused:
+        repsim.rsa(x, y, ranks=ranks, memory=memory)
+    least = int(str(refused.value).split()[6])
+    with pytest.raises(ValueError, match=f"at least {least} bytes"):
+        repsim.rsa(x, y, ranks=ranks, memory=least - 1)
+    if purpose[0] != "b":  # blocks alone are not all that it takes
+        assert repsim.rsa(x, y[:, :5] + x[:, :5], ranks=ranks, memory=2 * least)
+
+
+GROWTH = """
+import sys
+import numpy as np
+import repsim
+from bench.machine import peak_memory, reset_peak_memory
+random = np.random.default_rng(0)
+x = random.standard_normal((8000, 32), dtype=np.float32)
+y = x + random.standard_normal(x.shape, dtype=np.float32)
+repsim.rsa(x[:300], y[:300], ranks="float32", threads=2)
+reset_peak_memory()
+before = peak_memory()
+found = repsim.rsa(x, y, memory=int(sys.argv[1]), threads=2)
+print(found.precision, peak_memory() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux to read its peak memory")
+def test_counted_ranks_keep_within_the_memory() -> None:
+    """Held ranks would take 1.8 GB, one vector of all distances 256 MB."""
+    memory = 300_000_000
+    done = subprocess.run(
+        [sys.executable, "-c", GROWTH, str(memory)], capture_output=True, text=True, cwd=Path(__file__).parents[1]
+    )
+    assert done.returncode == 0, done.stderr
+    precision, growth = done.stdout.split()
+    assert precision == "float32"
+    assert int(growth) < memory
 
 
 # ---------------------------------------------------------------------------------------------- errors
@@ -299,6 +471,26 @@ ORTHOGONAL = np.linalg.qr(np.random.default_rng(0).standard_normal((9, 9)))[0]
             {"comparison": "kendal"},
             "comparison 'spearman', 'pearson', 'kendall' or 'cosine', got 'kendal'",
             id="comparison",
+        ),
+        pytest.param(X, {"ranks": "float16"}, "ranks 'float64' or 'float32', got 'float16'", id="ranks"),
+        pytest.param(
+            X,
+            {"comparison": "pearson", "ranks": "float32"},
+            "ranks only where comparison is 'spearman', got ranks='float32'",
+            id="ranks-of-sums",
+        ),
+        pytest.param(
+            X,
+            {"comparison": "kendall", "memory": "1GB"},
+            "memory only where comparison is 'spearman', got memory='1GB'",
+            id="memory-of-kendall",
+        ),
+        pytest.param(X, {"memory": "much"}, "memory as bytes or text such as .*, got 'much'", id="memory"),
+        pytest.param(
+            np.eye(9),
+            {"ranks": "float32"},
+            "x whose dissimilarities differ, got all pairs of inputs 1.41 apart",
+            id="equidistant-counted",
         ),
         pytest.param(X, {"rdm": "l1"}, "rdm 'euclidean', .* or 'mahalanobis', got 'l1'", id="rdm"),
         pytest.param(

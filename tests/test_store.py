@@ -528,12 +528,26 @@ store.finish()
 def test_what_a_failed_first_append_left_does_not_stay(tmp_path, monkeypatch):
     with Store.create(tmp_path / "s") as store:
         with monkeypatch.context() as patch:
-            patch.setattr(store_module, "_sync_folder", lambda folder: (_ for _ in ()).throw(OSError("full")))
+            patch.setattr(store_module, "sync_folder", lambda folder: (_ for _ in ()).throw(OSError("full")))
             with pytest.raises(OSError, match="full"):
                 store.append([1], two_layers([1]))
         store.append([2], {"other": rows_of([2], 2)})
         store.finish()
     assert sorted(entry.name for entry in (tmp_path / "s").glob("*.npy")) == ["000-other.npy", "ids.npy"]
+
+
+def test_what_killed_writers_left_of_manifests_is_no_content(tmp_path):
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / ".manifest.json.17.tmp").write_text("half")
+    with Store.create(tmp_path / "s") as store:
+        store.append([1], two_layers([1]))
+    assert not Store.open(tmp_path / "s").finished
+    with Store.open(tmp_path / "s", "a"):
+        assert not list((tmp_path / "s").glob(".*.tmp"))
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / ".mine.tmp").write_text("precious")
+    with pytest.raises(FileExistsError, match=r"^\[Store.create\] expected path to be new or empty"):
+        Store.create(tmp_path / "t")
 
 
 def test_a_doubtful_commit_ends_the_writing(tmp_path, monkeypatch):

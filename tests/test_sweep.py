@@ -144,7 +144,7 @@ def test_full_storage_in_the_parent_stops_the_run_and_its_workers(run, monkeypat
         raise OSError(28, "No space left on device")
 
     cells = toy_study.cells(toy_study.Config(seeds=1))
-    monkeypatch.setattr("repsim.records.os.replace", full)
+    monkeypatch.setattr("os.replace", full)
     with pytest.raises(RunError, match="No space left on device"):
         execute(run, cells, RUNNERS, workers=2, threads=1)
     monkeypatch.undo()

@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <memory>
-#include <new>
+#include <vector>
 
 #include "element.h"
 #include "parallel.h"
+#include "tile_grid.h"
 #include "tiles.h"
 
 namespace repsim {
@@ -31,15 +31,6 @@ std::vector<Piece> pieces_of(const LiftedPair* pairs, int64_t count, int64_t pie
                             std::min(kPieceColumns, pairs[p].right_depth - j)});
   return pieces;
 }
-
-struct Workspace {
-  double* sums = static_cast<double*>(std::aligned_alloc(64, kTile * kTile * sizeof(double)));
-  Workspace() {
-    if (!sums) throw std::bad_alloc();
-  }
-  Workspace(const Workspace&) = delete;
-  ~Workspace() { std::free(sums); }
-};
 
 }  // namespace
 
@@ -106,25 +97,25 @@ void feature_products(const LiftedPair* pairs, int64_t count, int64_t room, int6
   while (piece_rows > 48 && static_cast<int64_t>(pieces.size()) < 16 * threads)
     pieces = pieces_of(pairs, count, piece_rows /= 2);
 
-  auto work = [&](int64_t number, std::unique_ptr<Workspace>& own) {
+  auto work = [&](int64_t number, cpu::Buffer<double>& own) {
     const Piece& piece = pieces[number];
     const LiftedPair& pair = pairs[piece.pair];
     const bool triangle = pair.left == pair.right;
     const int64_t above = triangle ? piece.j - piece.i : pair.left_depth;
     double* products = pair.products + piece.i * pair.right_depth + piece.j;
-    std::fill(own->sums, own->sums + piece_rows * kTile, 0.0);
+    std::fill(own.data(), own.data() + piece_rows * kTile, 0.0);
     for (int64_t i = 0; i < piece.rows; ++i)
       std::copy(products + i * pair.right_depth, products + i * pair.right_depth + piece.columns,
-                own->sums + i * kTile);
+                own.data() + i * kTile);
     const double* left = pair.left + piece.i / kPanel * stride;
     const double* right = pair.right + piece.j / kPanel * stride;
     for (int64_t k = 0; k < rows; k += kSummedRows)
       ops.add_products(left + k * kPanel, right + k * kPanel, stride, std::min(kSummedRows, rows - k), piece.rows,
-                       piece.columns, above, own->sums);
+                       piece.columns, above, own.data());
     for (int64_t i = 0; i < piece.rows; ++i)
-      std::copy(own->sums + i * kTile, own->sums + i * kTile + piece.columns, products + i * pair.right_depth);
+      std::copy(own.data() + i * kTile, own.data() + i * kTile + piece.columns, products + i * pair.right_depth);
   };
-  cpu::parallel(static_cast<int64_t>(pieces.size()), threads, [] { return std::make_unique<Workspace>(); }, work);
+  cpu::parallel(static_cast<int64_t>(pieces.size()), threads, [] { return cpu::Buffer<double>(kTile * kTile); }, work);
 }
 
 }  // namespace repsim

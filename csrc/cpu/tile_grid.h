@@ -53,20 +53,22 @@ class TileGrid {
   int64_t across_, down_, count_;
 };
 
-// 64-byte aligned floats: whole vectors load and store.
-class TileBuffer {
+// Memory aligned to 64 bytes: whole vectors load and store.
+template <class T>
+class Buffer {
  public:
-  explicit TileBuffer(int64_t size) : data_(static_cast<float*>(std::aligned_alloc(64, size * sizeof(float)))) {
+  explicit Buffer(int64_t size) : data_(static_cast<T*>(std::aligned_alloc(64, size * sizeof(T)))) {
     if (!data_) throw std::bad_alloc();
   }
-  TileBuffer(TileBuffer&& other) noexcept : data_(other.data_) { other.data_ = nullptr; }
-  TileBuffer(const TileBuffer&) = delete;
-  ~TileBuffer() { std::free(data_); }
-  float* data() const { return data_; }
+  Buffer(Buffer&& other) noexcept : data_(other.data_) { other.data_ = nullptr; }
+  Buffer(const Buffer&) = delete;
+  ~Buffer() { std::free(data_); }
+  T* data() const { return data_; }
 
  private:
-  float* data_;
+  T* data_;
 };
+using TileBuffer = Buffer<float>;
 
 // Overwrites what is no pair: the diagonal of a diagonal tile, and the padding beyond the last row and column.
 inline void fill_absent(float* c, const Tile& tile, bool with_diagonal, float value) {

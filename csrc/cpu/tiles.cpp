@@ -316,6 +316,31 @@ int32_t count_bits(const float* c, int dropped, uint32_t first, uint32_t count, 
   return inside;
 }
 
+// The compiler's own vectors: theirs is a square root.
+void squared_distances(double* c, const double* squares_i, const double* squares_j, double share, uint8_t* rows) {
+  for (int64_t i = 0; i < kTile; ++i) {
+    int64_t lost = 0;
+    for (int64_t j = 0; j < kTile; ++j) {
+      const double both = squares_i[i] + squares_j[j], apart = both - 2 * c[i * kTile + j];
+      lost |= apart < share * both;
+      c[i * kTile + j] = apart;
+    }
+    rows[i] = lost != 0;
+  }
+}
+
+void roots(double* c) {
+  for (int64_t at = 0; at < kTile * kTile; ++at) c[at] = __builtin_sqrt(c[at]);
+}
+
+void round_bits(const double* c, uint64_t* keys) {
+  for (int64_t at = 0; at < kTile * kTile; ++at) {
+    uint64_t bits;
+    __builtin_memcpy(&bits, c + at, sizeof bits);
+    keys[at] = (bits + (uint64_t{1} << 28)) >> 29;
+  }
+}
+
 }  // namespace
 
 extern const TileOps ops;
@@ -339,6 +364,9 @@ const TileOps ops = {REPSIM_ISA_NAME,
                      weighted_sums,
                      dot,
                      select,
-                     count_bits};
+                     count_bits,
+                     squared_distances,
+                     roots,
+                     round_bits};
 
 }  // namespace repsim::cpu::REPSIM_ISA

@@ -74,6 +74,13 @@ struct TileOps {
   // how many. Where c is -infinity there is no pair. `below`: how many lie below the first.
   int32_t (*count_bits)(const float* c, int dropped, uint32_t first, uint32_t count, uint32_t* found /* [192 * 192] */,
                         int32_t* below);
+  // Of products of float64 rows: c[i][j] = squares_i[i] + squares_j[j] - 2 c[i][j]. rows[i] = whether one of row i is
+  // below `share` of its two squares, and so has lost digits.
+  void (*squared_distances)(double* c /* [192, 192] */, const double* squares_i /* [192] */,
+                            const double* squares_j /* [192] */, double share, uint8_t* rows /* [192] */);
+  void (*roots)(double* c);
+  // keys[i][j] = the bits of c[i][j] >= 0 to 24 significant ones: (bits + 2^28) >> 29
+  void (*round_bits)(const double* c, uint64_t* keys /* [192, 192] */);
 };
 
 const TileOps& tile_ops();

@@ -10,7 +10,7 @@ import numpy as np
 from ..arrays import Rows
 from ..reductions import Products, cross_products, squared_norms
 from .method import Method
-from .sides import Side, check_varies, cross, narrowed, own_axes, relabelled, side_of
+from .sides import Side, check_varies, counted_axes, cross, narrowed, relabelled, side_of
 
 _NO_SHARE = 1e-12  # of a sum of squares: what rounding leaves of nothing
 
@@ -88,9 +88,9 @@ def between_whitened(function: str, alpha: float) -> Method[_Whitened]:
         rows = narrowed(rows, function=function, threads=threads)
         side = side_of(rows, function=function, threads=threads)
         check_varies(side, function=function)
-        basis, lengths = own_axes(rows, function=function, threads=threads)
-        lengths = alpha * lengths + (1 - alpha)
-        return _Whitened(**vars(side), map=basis * lengths, norm=float(np.sqrt(lengths @ lengths)))
+        found = counted_axes(rows, function=function, threads=threads)
+        lengths = alpha * found.lengths + (1 - alpha)
+        return _Whitened(**vars(side), map=found.whitening * lengths, norm=float(np.sqrt(lengths @ lengths)))
 
     def between(x: _Whitened, y: _Whitened, threads: int) -> float:
         product = x.map.T @ cross(x, y, function=function, threads=threads) @ y.map

@@ -7,8 +7,9 @@ from dataclasses import replace
 from math import log2
 from typing import Any
 
-from ..blocks import PACKED_BUDGET, sample_rows
+from ..blocks import MOST_ROWS, PACKED_BUDGET, sample_rows
 from ..kernels import Bandwidth, Kernel, Linear, as_kernel
+from ..reductions.distance_ranks import rank_precision
 from ..reductions.moments import lifted_bytes, room_for
 from .needs import Demand, Needs, Step, Steps, Work
 
@@ -382,14 +383,25 @@ def _rsa(options: Mapping[str, Any]) -> Demand:
             lambda n, d: {"rsa of a layer": _tiles(n, d)}, lambda n, d, e: {"rsa": _both_tiles(n, d, e)},
         )  # fmt: skip
 
+    kendall = options.get("comparison") == "kendall"
+
+    def counted(n: int) -> bool:
+        return not kendall and rank_precision(n, ranks=options.get("ranks"), memory=None) == "float32"
+
     def layer(n: int, d: int) -> Steps:
         pairs = n * (n - 1) / 2
+        if counted(n):
+            # A table of distances that span a factor of 16, and the places of its pages; a wider one asks for itself.
+            kept, blocks = 4 * 70e6 + 2**26, 4.0 * _WIDE * d * min(n, MOST_ROWS)
+            return {"ranks": Step(kept, blocks + 2**24, Work(distances=2.0 * n * n * d, elements=21.0 * pairs))}
         working = _WIDE * (3.5 * pairs + 3 * n * d) + 2**22
         return {"rsa of a layer": Step(_WIDE * pairs, working, Work(distances=1.5 * n * n * d, elements=600.0 * pairs))}
 
     def pair(n: int, d: int, e: int) -> Steps:
         pairs = n * (n - 1) / 2
-        kendall = options.get("comparison") == "kendall"
+        if counted(n):
+            blocks = _WIDE * (2.0 * (d + e) + 2 * max(d, e)) * min(n, MOST_ROWS)
+            return {"rsa": Step(0, blocks, Work(distances=n * n * (d + e), elements=30.0 * pairs))}
         return {"rsa": Step(0, (60 * pairs if kendall else 2**22), Work(elements=(200.0 if kendall else 2.0) * pairs))}
 
     return Demand(layer, pair)

@@ -74,7 +74,7 @@ def _distance_correlation(estimator: str = "debiased") -> Method[_Centred]:
                         values[i + p, j + q] = _correlation(x, y, found[p][q], debiased)
         return values
 
-    return Method(prepare, between, _Centred.relabelled, LEAST_ROWS[estimator], across)
+    return Method(prepare, between, _Centred.relabelled, LEAST_ROWS[estimator], across=across)
 
 
 def _correlation(x: _Centred, y: _Centred, inner: float, debiased: bool) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import reductions
 from ..arguments import thread_count
-from ..calibration import Null, add_one_p, mean_error
+from ..calibration import add_one_p, mean_error, sampled_null
 from .neighbours import Neighbours, check_relabellings, graph_pair, one_kind
 from .similarity import Grid, Similarity, grid_of
 
@@ -139,7 +139,7 @@ def sampled_grid(
     """Values [L1, L2] beside mean, sd and add-one p of the relabellings [permutations, L1, L2]."""
     cells = [
         [
-            (value, Null(float(chance.mean()), float(chance.std(ddof=1))), add_one_p(value, chance))
+            (value, sampled_null(chance), add_one_p(value, chance))
             for value, chance in zip(row.tolist(), np.moveaxis(null[:, i], 0, -1), strict=True)
         ]
         for i, row in enumerate(values)

@@ -112,8 +112,7 @@ def _unexplained(across: np.ndarray, within: np.ndarray, n: int) -> np.ndarray:
     """[a]: how far unit vectors are from the span of b others, from the cosines across [a, b] and of those [b, b]."""
     if not across.size:
         return np.ones(len(across))
-    basis, _ = axes(within, n)
-    explained = ((across @ basis) ** 2).sum(axis=1)
+    explained = ((across @ axes(within, n).whitening) ** 2).sum(axis=1)
     return np.asarray(np.sqrt(np.maximum(1 - explained, 0.0)))  # rounding leaves -1e-16
 
 

@@ -28,6 +28,7 @@ class Method(Generic[State]):
         ``rows[order]``, for less.
     least_rows: inputs below which the measure has no meaning.
     across: the values [L1, L2] of all pairs of some sides, bit for bit those of ``between``, where that is less work.
+    precision: of what so many inputs are compared by: "float64" but for measures that say otherwise.
     """
 
     prepare: Callable[[Rows, int], State]
@@ -35,6 +36,7 @@ class Method(Generic[State]):
     relabel: Callable[[State, np.ndarray], State]
     least_rows: int = 2
     across: Callable[[Sequence[State], Sequence[State], int], np.ndarray] | None = None
+    precision: Callable[[int], str] = lambda n: "float64"
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,7 @@ def evaluate_grids(
         name: _grid(
             values[name], draws[name], n, one.options, one.kind,
             np.apply_along_axis(jackknife_error, 0, without[name]) if plan.jackknife else None,
+            one.method.precision(n),
         )
         for name, one in asked.items()
     }  # fmt: skip
@@ -212,7 +215,13 @@ def evaluate_grid(
 
 
 def _grid(
-    values: np.ndarray, draws: np.ndarray, n: int, options: Mapping[str, Any], kind: str, errors: np.ndarray | None
+    values: np.ndarray,
+    draws: np.ndarray,
+    n: int,
+    options: Mapping[str, Any],
+    kind: str,
+    errors: np.ndarray | None,
+    precision: str,
 ) -> Grid:
     mean, sd, skewness, p = np.full((4, *values.shape), np.nan)
     if len(draws):
@@ -222,7 +231,7 @@ def _grid(
             p[i, j] = add_one_p(float(values[i, j]), draws[:, i, j], kind)
     asked = "not asked for"
     return Grid(
-        values, mean, sd, skewness, p, errors, n, dict(options), "float64",
+        values, mean, sd, skewness, p, errors, n, dict(options), precision,
         f"{len(draws)} relabellings" if len(draws) else asked, "permutations" if len(draws) else asked,
         kind, draws if len(draws) else None,
     )  # fmt: skip

@@ -11,29 +11,45 @@ from typing import Any
 import numpy as np
 
 from .. import reductions
-from ..arguments import Progress, thread_count, whole_number
+from ..arguments import Progress, memory_budget, require_memory, thread_count, whole_number
 from ..arrays import Rows, as_rows, same_inputs
-from ..reductions import DISSIMILARITIES, Dissimilarities, dissimilarities_of, dissimilarity_pairs
+from ..reductions import DISSIMILARITIES, Dissimilarities, DistanceRanks, dissimilarities_of, dissimilarity_pairs
+from ..reductions.distance_ranks import HELD, held_bytes, rank_precision
 from .method import Method, evaluate
 from .registry import Measure, invariant_to, register
 from .similarity import Distance, Similarity
 
-RANKED = ("spearman", "kendall")
 COMPARISONS = ("spearman", "pearson", "kendall", "cosine")
-MOST_RANKED = 16384  # inputs, whose n (n - 1) / 2 dissimilarities or ranks take 1 GiB of float64 a side
+MOST_HELD = 16384  # inputs, whose n (n - 1) / 2 dissimilarities or ranks take 1 GiB of float64 a side
 CONSTANT = 1e-10  # dissimilarities that differ by less than this share of the largest are equal up to rounding
 _CHUNK = 2**16
 
 
-def _rsa(comparison: str = "spearman", rdm: str = "euclidean") -> Method[Any]:
+def _rsa(
+    comparison: str = "spearman", rdm: str = "euclidean", ranks: str | None = None, memory: int | str | None = None
+) -> Method[Any]:
     _check_choice("comparison", comparison, COMPARISONS, "rsa")
     _check_choice("rdm", rdm, DISSIMILARITIES, "rsa")
+    if ranks is not None:
+        _check_choice("ranks", ranks, ("float64", "float32"), "rsa")
+    budget = memory_budget(memory, function="rsa")
     side = partial(_side, kind=rdm, function="rsa")
-    if comparison in RANKED:
-        of, between = _RANKED[comparison]
-        return Method(lambda rows, threads: _ranked(rows, side, of, threads), between, _Ranked.relabelled, 3)
-    prepare = partial(_streamed, side=side, centred=comparison == "pearson")
-    return Method(prepare, _correlation, _Streamed.relabelled, 3)
+    if comparison == "spearman":
+        precision = partial(rank_precision, ranks=ranks, memory=budget)
+
+        def prepare(rows: Rows, threads: int) -> _Ranked | _Counted:
+            if precision(len(rows)) == "float32":
+                return _counted(rows, side, threads, budget)
+            return _ranked(rows, side, _unit_ranks, threads, budget)
+
+        return Method(prepare, _spearman, lambda state, order: state.relabelled(order), 3, precision=precision)
+    for name, given in (("ranks", ranks), ("memory", memory)):
+        if given is not None:
+            raise ValueError(f"[rsa] expected {name} only where comparison is 'spearman', got {name}={given!r}")
+    if comparison == "kendall":
+        return Method(lambda rows, threads: _ranked(rows, side, lambda v: v, threads), _kendall, _Ranked.relabelled, 3)
+    streamed = partial(_streamed, side=side, centred=comparison == "pearson")
+    return Method(streamed, _correlation, _Streamed.relabelled, 3)
 
 
 def _check_choice(name: str, value: Any, among: tuple[str, ...], function: str) -> None:
@@ -122,17 +138,41 @@ class _Ranked:
 
 
 def _ranked(
-    rows: Rows, side: Callable[..., Dissimilarities], of: Callable[[np.ndarray], np.ndarray], threads: int
+    rows: Rows,
+    side: Callable[..., Dissimilarities],
+    of: Callable[[np.ndarray], np.ndarray],
+    threads: int,
+    memory: int | None = None,
 ) -> _Ranked:
     n = len(rows)
-    if n > MOST_RANKED:
+    if n > MOST_HELD:
+        instead = 'ranks="float32"' if of is _unit_ranks else 'comparison="spearman"'
         raise ValueError(
-            f"[rsa] expected at most {MOST_RANKED} inputs for a comparison by rank, which holds all n (n - 1) / 2 "
-            f'dissimilarities, got {n}; give sample={MOST_RANKED} or fewer, or comparison="pearson"'
+            f"[rsa] expected at most {MOST_HELD} inputs where all n (n - 1) / 2 dissimilarities are held, got {n}; "
+            f"give {instead}, or sample={MOST_HELD} or fewer"
         )
+    purpose = f"{HELD} vectors of the n (n - 1) / 2 dissimilarities of {rows.name}"
+    require_memory(held_bytes(n), memory, function="rsa", purpose=purpose)
     values = side(rows, threads).condensed()
     _require_spread(rows, float(values.min()), float(values.max()))
     return _Ranked(n, of(values))
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """Ranks of dissimilarities rounded to float32, found by counting."""
+
+    ranks: DistanceRanks
+    memory: int | None
+
+    def relabelled(self, order: np.ndarray) -> _Counted:
+        return replace(self, ranks=self.ranks.relabelled(order))
+
+
+def _counted(rows: Rows, side: Callable[..., Dissimilarities], threads: int, memory: int | None) -> _Counted:
+    ranks = reductions.distance_ranks(side(rows, threads), function="rsa", threads=threads, memory=memory)
+    _require_spread(rows, ranks.least, ranks.most)
+    return _Counted(ranks, memory)
 
 
 def _unit_ranks(values: np.ndarray) -> np.ndarray:
@@ -157,7 +197,10 @@ def _product(a: np.ndarray, b: np.ndarray) -> float:
     return math.fsum(float((a[s : s + _CHUNK] * b[s : s + _CHUNK]).sum()) for s in range(0, len(a), _CHUNK))
 
 
-def _spearman(x: _Ranked, y: _Ranked, threads: int) -> float:
+def _spearman(x: Any, y: Any, threads: int) -> float:
+    """Of two :class:`_Ranked`, or of two :class:`_Counted`: the number of inputs decides, which is that of both."""
+    if isinstance(x, _Counted):
+        return reductions.rank_correlation(x.ranks, y.ranks, function="rsa", threads=threads, memory=x.memory)
     return _product(x.values, y.values)
 
 
@@ -177,12 +220,6 @@ def _untied(values: np.ndarray) -> float:
     return 1 - float((counts * (counts - 1)).sum()) / (m * (m - 1))
 
 
-_RANKED: dict[str, tuple[Callable[..., np.ndarray], Callable[..., float]]] = {
-    "spearman": (_unit_ranks, _spearman),
-    "kendall": (lambda values: values, _kendall),
-}
-
-
 # ---------------------------------------------------------------------------------------------- the measures
 
 RSA = register(
@@ -194,7 +231,8 @@ RSA = register(
         high=1.0,
         symmetric=True,
         invariances=invariant_to("orthogonal", "isotropic_scaling", "translation"),
-        cost="time n^2 (d + d') + n^2 log n, memory n^2 for ranks; pearson, cosine: time n^2 (d + d'), memory n",
+        cost="time n^2 (d + d'), memory of the numbers that occur; float64 ranks, kendall: time n^2 (d + d' + log n), "
+        "memory n^2; pearson, cosine: time n^2 (d + d'), memory n",
         paper="Kriegeskorte, Mur and Bandettini (2008), Representational similarity analysis",
         formula="corr(D_ij, D'_ij over i < j), D and D' the dissimilarities between inputs",
         aliases=("resi: RSA", "rsatoolbox: rdm.compare"),
@@ -211,6 +249,8 @@ def rsa(
     *,
     comparison: str = "spearman",
     rdm: str = "euclidean",
+    ranks: str | None = None,
+    memory: int | str | None = None,
     sample: int | None = None,
     permutations: int = 0,
     seed: int = 0,
@@ -222,7 +262,8 @@ def rsa(
 
     Example::
 
-        repsim.rsa(x, y)                                               # x [n, d], y [n, d']; n up to 16 384
+        repsim.rsa(x, y)                                               # x [n, d], y [n, d']
+        repsim.rsa(x, y, ranks="float32", memory="1GB")                # of 50 000 inputs and more
         repsim.rsa(x, y, comparison="pearson", rdm="correlation")      # any n, in O(n) memory
         repsim.rsa(x, y, comparison="kendall", sample=2000, seed=1)    # of 2 000 inputs
 
@@ -231,36 +272,45 @@ def rsa(
     x, y: [n, d] and [n, d'] arrays, as for :func:`repsim.cka`; at least 3 inputs.
     comparison: of the entries above the diagonals of both matrices of dissimilarities. "spearman": correlation of their
         ranks, ties at their mean. "kendall": tau-a, concordant less discordant over all pairs of entries, so that ties
-        count against it, and x with itself gives less than 1 where it has any. "pearson". "cosine", which does not
-        subtract the means. Ranks take all n (n - 1) / 2 entries, as float64 of both sides, and about seven such
-        vectors while they are sorted: 7 GiB at 16 384 inputs, the most it takes. The other two are summed tile by tile.
+        count against it, and x with itself gives less than 1 where it has any; of at most 16 384 inputs. "pearson".
+        "cosine", which does not subtract the means. The last two are summed tile by tile.
+    ranks: what "spearman" ranks. "float64": the dissimilarities as they are. All n (n - 1) / 2 are held, about seven
+        such vectors while they are sorted: 7 GiB at 16 384 inputs, the most it takes. "float32": the dissimilarities
+        rounded to the 24 significant bits of float32; those that then are equal share a rank, and nothing else is
+        rounded: ranks and their products are whole numbers, summed exactly, the same for any memory and number of
+        threads. Every number that occurs is counted in a table, from three traversals, at any n. Of Gaussian rows the
+        two differ by 2e-9 at 1 000 inputs, by 1e-10 at 5 000. None: "float64" up to 2 048 inputs, where the memory has
+        room for it, and "float32" beyond; ``precision`` of the result says which.
+    memory: bytes, or text such as "2GB", for the ranks of both sides, in tables or held. Tables take up to 4 GiB unless
+        it is given, in most cases a tenth of that.
     rdm: "euclidean"; "squared_euclidean"; "correlation" and "cosine", 1 less that of the two rows (over their d
         features; at least 3 and 2); "mahalanobis", sqrt((a - b)' S^-1 (a - b)) with S the sample covariance (over
         n - 1) of all rows of that side, which must have full rank: directions below 1e-12 of the variance of the
         largest, of standardised features, count as missing.
     sample: so many inputs, drawn without replacement from the seed and the same on both sides, stand for all: these
         alone are then relabelled, and left out. Their rows are copied. None takes every input.
-    permutations: relabellings of the inputs of y for the null and p. Each costs one comparison; for "pearson" and
-        "cosine" one more traversal.
+    permutations: relabellings of the inputs of y for the null and p. Each costs one comparison; for "pearson", "cosine"
+        and ranks of float32 one more traversal.
     seed: of the sample, the relabellings, and the groups of the jackknife.
     jackknife: groups of inputs, each left out once for the standard error; 0 leaves it out.
     threads: as for :func:`repsim.cka`.
 
     Returns
     -------
-    Similarity from -1 to 1. Dissimilarities are found in float64: for ranks from the differences of the rows, so that
-    equal ones are tied; for sums from products, with those that would lose digits from the differences.
+    Similarity from -1 to 1. Dissimilarities are found in float64: where they are held from the differences of the rows,
+    otherwise from products, with those that would lose digits from the differences. Equal rows are tied in each.
 
     Raises
     ------
-    TypeError, ValueError: as for :func:`repsim.cka`; an unknown comparison or rdm; more inputs than ranks are held of;
-        a sample above n; rows that have no such dissimilarity; dissimilarities that are all equal.
+    TypeError, ValueError: as for :func:`repsim.cka`; an unknown comparison, rdm or ranks; more inputs than are held; a
+        memory without room for the ranks, or with a comparison that has none; a sample above n; rows that have no such
+        dissimilarity; dissimilarities that are all equal.
 
     Papers: Kriegeskorte, Mur and Bandettini (2008); Nili et al. (2014), "A toolbox for representational similarity
         analysis", for tau-a.
     """
     options: dict[str, Any] = {"comparison": comparison, "rdm": rdm}
-    method = _rsa(**options)
+    method = _rsa(**options, ranks=ranks, memory=memory)
     if sample is not None:
         x, y = _sampled(x, y, sample, seed, threads)
         options |= {"sample": sample, "sample_seed": seed}

@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 
 from ..arrays import Rows, found_once
-from ..reductions import column_sums, cross_products, own_products, principal_axes
+from ..reductions import Axes, column_sums, cross_products, own_axes, own_products, principal_axes, rounding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,23 +103,15 @@ def column_lengths(side: Side, *, function: str) -> np.ndarray:
     return np.sqrt(squares)
 
 
-def axes(gram: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """W [d, r], such that the columns of X W are orthonormal and span those of X, and the singular values [r] of X.
+def axes(gram: np.ndarray, n: int) -> Axes:
+    """The directions of X, of the ``gram`` X'X [d, d] of n rows, that rounding did not make.
 
-    Of the ``gram`` X'X [d, d] of n rows. Squares in float64 tell a direction from rounding only where X is longer along
-    it than sqrt(max(n, d) 2e-16), about 1e-7 to 1e-5, of its longest; shorter ones count as none. That holds for n < d
-    too, where X'X has at most n directions.
+    Squares in float64 tell a direction from rounding only where X is longer along it than sqrt(max(n, d) 2e-16), about
+    1e-7 to 1e-5, of its longest. That holds for n < d too, where X'X has at most n directions.
     """
-    return _reliable(*np.linalg.eigh(gram), n)
+    return principal_axes(gram, rounding(n, len(gram)))
 
 
-def own_axes(rows: Rows, *, function: str, threads: int) -> tuple[np.ndarray, np.ndarray]:
+def counted_axes(rows: Rows, *, function: str, threads: int) -> Axes:
     """The :func:`axes` of the rows about their mean."""
-    values, vectors, _ = principal_axes(rows, function=function, threads=threads)
-    return _reliable(values, vectors, len(rows))
-
-
-def _reliable(values: np.ndarray, vectors: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    kept = values > values[-1] * max(n, len(values)) * np.finfo(np.float64).eps
-    lengths = np.sqrt(values[kept])
-    return vectors[:, kept] / lengths, lengths
+    return own_axes(rows, function=function, threads=threads).counting(rounding(len(rows), rows.depth))

@@ -151,7 +151,8 @@ class Similarity(Result):
     measure, n: its name, and the number of inputs.
     options: the measure's own (estimator and kernel, or metric and k), read-only; ``estimator`` and ``kernel`` are at
         hand too.
-    precision: the arithmetic of the pair work: "float64", or "float32" (tiles in float32, sums exact).
+    precision: the arithmetic of the pair work: "float64", or "float32" (tiles in float32, sums exact; of rsa by rank:
+        dissimilarities rounded to float32, ranks and sums exact).
     null: the law of the value when the inputs of one side are relabelled at random: mean, sd and skewness. Exact over
         all relabellings for cka, hsic and mutual_knn (``null_from`` "all relabellings"; the skewness, which only p
         takes, from 255 inputs where there are more, and unknown for mutual_knn), sampled for the other measures of

@@ -8,11 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..arrays import Rows, found_once
-from ..reductions import cross_products, equal_rows, own_products, principal_axes, robust_centre
-
-# Directions with less of the largest variance than this are taken as none: from sums of squares in float64, what they
-# hold is mostly rounding. It is 1e-5 of a standard deviation, and leaves correlations about six digits.
-RELIABLE = 1e-10
+from ..reductions import (
+    RELIABLE,
+    Axes,
+    cross_products,
+    equal_rows,
+    inverse,
+    own_axes,
+    own_products,
+    principal_axes,
+    robust_centre,
+    rounding,
+)
 
 _PART = 2**23  # numbers of a temporary
 
@@ -34,22 +41,19 @@ class Space:
         return self.whitening.shape[1]
 
 
-def whitening(
-    values: np.ndarray, vectors: np.ndarray, scale: np.ndarray, *, share: float = 1.0, short: bool = False
-) -> np.ndarray:
+def whitening(axes: Axes, *, share: float = 1.0, short: bool = False) -> np.ndarray:
     """W [d, r] with W' X'X W = 1, from the principal axes of X: those that lead, each over its length.
 
     Parameters
     ----------
-    values, vectors, scale: of :func:`repsim.reductions.principal_axes`.
+    axes: of :func:`repsim.reductions.own_axes`.
     share: the fewest directions that hold this share of the variance are kept; 1 keeps all that are reliable.
     short: keep only the directions before the one that reaches the share.
     """
-    values, vectors = values[::-1], vectors[:, ::-1]
-    values = values[values > RELIABLE * values[0]]
-    upto = np.cumsum(values)
-    kept = min(int(np.count_nonzero(upto < share * upto[-1])) + (not short), len(values))
-    return scale[:, None] * vectors[:, :kept] / np.sqrt(values[:kept])
+    found = axes.counting(RELIABLE)
+    upto = np.cumsum(found.squares)
+    kept = min(int(np.count_nonzero(upto < share * upto[-1])) + (not short), len(upto))
+    return found.whitening[:, :kept]
 
 
 def space(
@@ -79,8 +83,8 @@ def space(
     xx = own_products(used, function=function, threads=threads).xy
     if not np.trace(xx) > 0:
         raise equal_rows(rows, len(rows), function=function)
-    found = principal_axes(used, standardised=standardised and used is rows, function=function, threads=threads)
-    kept = whitening(*found, share=share, short=short)
+    found = own_axes(used, standardised=standardised and used is rows, function=function, threads=threads)
+    kept = whitening(found, share=share, short=short)
     if not kept.shape[1]:
         raise ValueError(
             f"[{function}] expected {rows.name} with more than one direction before a share {share:g} of its variance "
@@ -112,11 +116,10 @@ def narrowed(rows: Rows, *, standardised: bool = False, function: str, threads: 
     gram = np.zeros((n, n))
     for part in _centred_columns(rows, middle):
         if standardised:
-            part = part * _inverse(np.sqrt((part * part).sum(axis=0)))
+            part = part * inverse(np.sqrt((part * part).sum(axis=0)))
         gram += part @ part.T
-    values, vectors = np.linalg.eigh(gram)
-    kept = values > n * np.finfo(np.float64).eps * values[-1]  # the others are zeros that were rounded
-    return type(rows)(np.ascontiguousarray(vectors[:, kept] * np.sqrt(values[kept])), "float64", rows.name)
+    found = principal_axes(gram, rounding(n, n))
+    return type(rows)(np.ascontiguousarray(found.vectors * found.lengths), "float64", rows.name)
 
 
 def column_lengths(rows: Rows, *, function: str, threads: int) -> np.ndarray:
@@ -139,11 +142,6 @@ def _centred_columns(rows: Rows, middle: np.ndarray) -> Iterator[np.ndarray]:
         columns = slice(start, start + step)
         part = rows.wide(slice(None), columns) - middle[columns]
         yield part - part.mean(axis=0)
-
-
-def _inverse(lengths: np.ndarray) -> np.ndarray:
-    """1 / length, and 0 for a length of 0."""
-    return np.divide(1.0, lengths, out=np.zeros(len(lengths)), where=lengths > 0)
 
 
 def bases_product(x: Space, y: Space, *, function: str, threads: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from ..arrays import Rows
 from .alignment import between_shapes, cosine, nuclear_norm
 from .method import Method
 from .registry import Measure, invariant_to, register
-from .sides import Side, axes, check_varies, column_lengths, cross, narrowed, own_axes, relabelled, side_of
+from .sides import Side, axes, check_varies, column_lengths, counted_axes, cross, narrowed, relabelled, side_of
 from .similarity import Distance, Similarity
 
 
@@ -40,7 +40,7 @@ def _eigenspace_overlap() -> Method[_Basis]:
         side = side_of(rows, function=function, threads=threads, centred=False)
         # Columns of unit length have the same span, and no column of another scale is lost beside the others.
         lengths = column_lengths(side, function=function)
-        basis, _ = axes(side.own / np.outer(lengths, lengths), len(rows))
+        basis = axes(side.own / np.outer(lengths, lengths), len(rows)).whitening
         _check_full_rank(rows, basis.shape[1], "", function=function)
         return _Basis(**vars(side), map=basis / lengths[:, None])
 
@@ -58,12 +58,12 @@ def _gulp(ridge: float = 0.01) -> Method[_Hat]:
         used = narrowed(rows, function=function, threads=threads)
         side = side_of(used, function=function, threads=threads)
         check_varies(side, function=function)
-        basis, lengths = own_axes(used, function=function, threads=threads)
+        found = counted_axes(used, function=function, threads=threads)
         if ridge == 0:
-            _check_full_rank(rows, len(lengths), ", or a ridge above 0", function=function)
-        variances = lengths**2 / side.squares  # of a representation whose variances sum to 1
+            _check_full_rank(rows, len(found.lengths), ", or a ridge above 0", function=function)
+        variances = found.lengths**2 / side.squares  # of a representation whose variances sum to 1
         shrinkage = variances / (variances + ridge)
-        return _Hat(**vars(side), map=basis * np.sqrt(shrinkage), shrinkage=shrinkage)
+        return _Hat(**vars(side), map=found.whitening * np.sqrt(shrinkage), shrinkage=shrinkage)
 
     def between(x: _Hat, y: _Hat, threads: int) -> float:
         shared = _between_spans(x, y, function=function, threads=threads)
@@ -102,8 +102,8 @@ def _riemannian(ridge: float = 0.01) -> Method[Side]:
         joint = np.block([[x.own / x.squares, across], [across.T, y.own / y.squares]])
         # Outside the span of both sides the two Gram matrices are the same ridge. Within it, along orthonormal
         # directions, the features of x and of y have these coordinates.
-        basis, lengths = axes(joint, len(x.rows))
-        coordinates = (basis * lengths**2).T
+        found = axes(joint, len(x.rows))
+        coordinates = (found.vectors * found.lengths).T
         left, right = coordinates[:, : x.rows.depth], coordinates[:, x.rows.depth :]
         floor = ridge * np.eye(len(coordinates))
         ratios = eigvalsh(left @ left.T + floor, right @ right.T + floor)

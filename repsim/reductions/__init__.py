@@ -1,8 +1,10 @@
 """Sums over all pairs of inputs and nearest neighbours, streamed: the only room that calls the native core."""
 
+from .axes import RELIABLE, Axes, inverse, principal_axes, rounding
 from .centre import column_sums, equal_rows, finite_block, robust_centre, squared_norms
 from .dissimilarities import KINDS as DISSIMILARITIES
 from .dissimilarities import Dissimilarities, directions, dissimilarities_of, dissimilarity_pairs, dissimilarity_tiles
+from .distance_ranks import DistanceRanks, distance_ranks, rank_correlation
 from .distances import median_distance
 from .feature_space import feature_space_flop, feature_sums, tiles_flop
 from .graphs import (
@@ -19,15 +21,18 @@ from .graphs import (
 from .leave_one_out import feature_row_terms
 from .moments import has_fourth_powers
 from .neighbours import has_bfloat16, nearest
-from .products import Block, Products, about, cross_products, fold_products, own_products, pooled, principal_axes
+from .products import Block, Products, about, cross_products, fold_products, own_axes, own_products, pooled
 from .sums import HsicSums, RowTerms
 from .third_moments import ThirdMoments, third_moments
 from .tiles import kernel_sums
 
 __all__ = [
     "DISSIMILARITIES",
+    "RELIABLE",
+    "Axes",
     "Block",
     "Dissimilarities",
+    "DistanceRanks",
     "HsicSums",
     "ListedRows",
     "Lists",
@@ -42,6 +47,7 @@ __all__ = [
     "dissimilarities_of",
     "dissimilarity_pairs",
     "dissimilarity_tiles",
+    "distance_ranks",
     "equal_rows",
     "feature_row_terms",
     "feature_space_flop",
@@ -51,16 +57,20 @@ __all__ = [
     "fold_products",
     "has_bfloat16",
     "has_fourth_powers",
+    "inverse",
     "kernel_sums",
     "list_sums",
     "list_terms",
     "masked_hsic",
     "median_distance",
     "nearest",
+    "own_axes",
     "own_products",
     "pooled",
     "principal_axes",
+    "rank_correlation",
     "robust_centre",
+    "rounding",
     "second_order_sums",
     "second_order_terms",
     "squared_norms",

@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .. import blocks
+from .. import _core, blocks
 from ..arrays import Rows, found_once
+from .axes import INVERTIBLE, principal_axes
 from .centre import a_few, column_medians, column_sums, evenly_spaced, squared_norms
 from .distances import blas
 from .products import own_products
@@ -26,16 +27,8 @@ DIRECTIONS = ("correlation", "cosine")
 
 BLOCK_ROWS = 1024  # a tile of float64 is then 8 MiB
 BLOCK_ENTRIES = 2**23  # of the float64 rows of one block: wide rows come in smaller ones
-# A squared distance below this share of |z|^2 + |z'|^2 is taken from the difference of the rows: their product has lost
-# more than five of its sixteen digits there.
-NEAR = 1e-5
 # A row whose features differ by less than this share of their size is constant up to rounding.
 CONSTANT = 1e-13
-# Products of fewer numbers than this are done before other threads have woken.
-SERIAL = 2**22
-
-# Directions whose share of the variance of the standardised features is below this of the largest count as none.
-RANK = 1e-12
 
 
 @dataclass(frozen=True)
@@ -55,8 +48,9 @@ class Dissimilarities:
         return replace(self, order=order if self.order is None else self.order[order])
 
     def points(self, inputs: slice | np.ndarray) -> np.ndarray:
-        """The mapped rows z of some inputs, [len, d] float64."""
-        values = self.rows.wide(inputs if self.order is None else self.order[inputs])
+        """The mapped rows z of some inputs, [len, d] float64, contiguous."""
+        # Of rows that are one row repeated without memory, the copy would have the order of their strides.
+        values = np.ascontiguousarray(self.rows.wide(inputs if self.order is None else self.order[inputs]))
         if self.order is None and isinstance(inputs, slice):
             self.rows.release(inputs.start, inputs.stop)
         if self.middle is not None:
@@ -65,26 +59,37 @@ class Dissimilarities:
             values = values @ self.whitening
         return directions(values, centred=self.kind == "correlation")[0] if self.kind in DIRECTIONS else values
 
-    def of_squares(self, squared: np.ndarray) -> np.ndarray:
-        """D from the squared distances of z, in place."""
-        if self.kind in ROOTS:
-            return np.sqrt(squared, out=squared)
+    def between(self, a: np.ndarray, b: np.ndarray, threads: int) -> np.ndarray:
+        """D between the points of some inputs and those of others, [len a, len b]; of points with themselves exactly
+        symmetric, with zeros in the diagonal."""
+        found = np.empty((len(a), len(b)))
+        _core.distances(a, b, self.rooted, found, threads)
+        return self.of_distances(found)
+
+    @property
+    def rooted(self) -> bool:
+        """Whether D is a function of the distance of z; if not, of its square."""
+        return self.kind in ROOTS
+
+    def of_distances(self, found: np.ndarray) -> np.ndarray:
+        """D from the distances of z, or their squares where it is not ``rooted``; in place."""
         if self.kind in DIRECTIONS:
-            squared /= 2
-        return squared
+            found /= 2
+        return found
 
     def typical(self, threads: int) -> float:
         """About the middle of D: its median over up to 255 inputs. To subtract it keeps sums of squares small."""
         few = np.arange(len(self))[evenly_spaced(len(self), blocks.sample_rows(self.rows.depth))]
         points = self.points(few)
-        return float(np.median(_upper(self.of_squares(_squared(points, points, threads)))))
+        return float(np.median(_upper(self.between(points, points, threads))))
 
     def condensed(self) -> np.ndarray:
         """D_ij of all i < j, [n (n - 1) / 2], as scipy's pdist orders them, every one from the difference of the rows:
         pairs of equal rows are equally far apart to the last bit. n d + n^2 / 2 float64; cost 1.5 n^2 d flop."""
         from scipy.spatial.distance import pdist
 
-        return self.of_squares(pdist(self.points(slice(0, len(self))), "sqeuclidean"))
+        metric = "euclidean" if self.rooted else "sqeuclidean"
+        return self.of_distances(pdist(self.points(slice(0, len(self))), metric))
 
 
 @found_once
@@ -124,7 +129,7 @@ def dissimilarity_tiles(
             j = slice(second, min(second + step, n))
             right = left if i == j else [side.points(j) for side in sides]
             pairs = zip(sides, left, right, strict=True)
-            yield i, j, [side.of_squares(_squared(a, b, threads)) for side, a, b in pairs]
+            yield i, j, [side.between(a, b, threads) for side, a, b in pairs]
 
 
 def dissimilarity_pairs(sides: list[Dissimilarities], *, threads: int) -> Iterator[list[np.ndarray]]:
@@ -166,37 +171,13 @@ def _require_directions(rows: Rows, kind: str, function: str) -> None:
 def _whitening(rows: Rows, function: str, threads: int) -> np.ndarray:
     n, d = len(rows), rows.depth
     covariance = own_products(rows, function=function, threads=threads).xy / (n - 1)
-    sd = np.sqrt(np.maximum(np.diag(covariance), 0.0))  # of a constant column rounding may leave -1e-30
-    rank = 0
-    if sd.all():
-        # Of the correlation matrix: the units of the features then do not decide what counts as zero.
-        with blas().limit(limits=threads, user_api="blas"):
-            values, vectors = np.linalg.eigh(covariance / sd / sd[:, None])
-        rank = min(int(np.count_nonzero(values > RANK * values[-1])), n - 1)
-        if rank == d:
-            return vectors / np.sqrt(values) / sd[:, None]
+    constant = not (np.diag(covariance) > 0).all()
+    with blas().limit(limits=threads, user_api="blas"):
+        found = principal_axes(covariance, INVERTIBLE, standardised=True)
+    rank = min(len(found.lengths), n - 1)
+    if rank == d and not constant:
+        return found.whitening
     raise ValueError(
         f"[{function}] expected {rows.name} whose sample covariance has an inverse for the mahalanobis distance, got "
-        + (f"rank {rank} of {d} columns from {n} inputs" if rank else "a constant column")
+        + ("a constant column" if constant else f"rank {rank} of {d} columns from {n} inputs")
     )
-
-
-def _squared(a: np.ndarray, b: np.ndarray, threads: int) -> np.ndarray:
-    """Squared distances between the rows of two blocks [len a, len b]; of a block with itself zeros in the diagonal."""
-    sums = np.einsum("ij,ij->i", a, a)[:, None] + np.einsum("ij,ij->i", b, b)
-    with blas().limit(limits=threads if a.size * len(b) > SERIAL else 1, user_api="blas"):
-        squared = a @ b.T
-    squared *= -2
-    squared += sums
-    sums *= NEAR
-    near = squared < sums
-    if a is b:
-        np.fill_diagonal(near, False)
-    some = np.flatnonzero(near.any(axis=1))
-    if len(some):
-        from scipy.spatial.distance import cdist
-
-        squared[some] = cdist(a[some], b, "sqeuclidean")
-    if a is b:
-        np.fill_diagonal(squared, 0.0)
-    return squared

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from repsim.training.networks import ConvNet, ResNet, VisionTransformer, from_transformers
+from repsim.whole_files import whole_file
 
 if TYPE_CHECKING:
     from repsim.data.images import LabelledImages
@@ -377,16 +377,8 @@ def save(model: nn.Module, path: str | Path) -> None:
     path = Path(path)
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     content = to_bytes(tensors, metadata={_METADATA: json.dumps({"classes": list(model.classes)})})  # type: ignore[arg-type]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def load(

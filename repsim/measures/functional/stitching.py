@@ -209,7 +209,7 @@ class _Layer:
         if not np.trace(own.xy) > 0:
             raise ValueError(f"[{_NAME}] expected x whose rows differ, got a sum of squares of 0 in float64")
         both = cross_products(left, right, function=_NAME, threads=threads)
-        whitening, _ = axes(own.xy, len(left))
+        whitening = axes(own.xy, len(left)).whitening
         weight = (whitening @ (whitening.T @ both.xy)).T
         return cls(torch.from_numpy(weight), torch.from_numpy(both.mean_y - weight @ both.mean_x))
 
