@@ -391,7 +391,7 @@ def test_what_is_held_and_what_is_counted(monkeypatch: pytest.MonkeyPatch) -> No
     assert repsim.rsa(x, y, comparison="pearson").precision == "float64"
     assert repsim.rsa(x, y, memory=7 * 8 * 60 * 59 // 2).precision == "float64"
     assert repsim.rsa(x, y, memory=7 * 8 * 60 * 59 // 2 + 10**9).precision == "float64"
-    monkeypatch.setattr("repsim.reductions.distance_ranks.HELD_UNASKED", 59)
+    monkeypatch.setattr(sys.modules["repsim.reductions.distance_ranks"], "HELD_UNASKED", 59)
     assert repsim.rsa(x, y).precision == "float32"
     assert repsim.rsa(x, y, ranks="float64").precision == "float64"
     monkeypatch.setattr("repsim.measures.rsa.MOST_HELD", 59)
