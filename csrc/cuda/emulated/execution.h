@@ -1,0 +1,103 @@
+// The names of on_device/execution.h as loops on the host: the same kernels, one lane after the other. For tests on
+// machines without a GPU; nothing that is installed contains it.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <stdexcept>
+#include <vector>
+
+#define REPSIM_DEVICE inline
+#define REPSIM_DEVICE_OUT_OF_LINE inline
+
+namespace repsim::cuda {
+
+constexpr int kLanes = 32;
+
+template <class T>
+struct PerLane {
+  T values[kLanes];
+  T& operator[](int lane) { return values[lane]; }
+  const T& operator[](int lane) const { return values[lane]; }
+};
+
+struct Warp {
+  int number;
+
+  template <class Work>
+  void each_lane(Work work) const {
+    for (int lane = 0; lane < kLanes; ++lane) work(lane);
+  }
+  void sync() const {}
+  uint32_t ballot(const PerLane<bool>& flag) const {
+    uint32_t mask = 0;
+    for (int lane = 0; lane < kLanes; ++lane) mask |= static_cast<uint32_t>(flag[lane]) << lane;
+    return mask;
+  }
+  template <class T>
+  T sum(const PerLane<T>& term, int a = 16, int b = 8, int c = 4, int d = 2, int e = 1) const {
+    PerLane<T> total = term;
+    for (const int step : {a, b, c, d, e}) {
+      const PerLane<T> before = total;
+      for (int lane = 0; lane < kLanes; ++lane) total[lane] = before[lane] + before[lane ^ step];
+    }
+    return total[0];
+  }
+  template <class T>
+  T of_lane(const PerLane<T>& value, int lane) const {
+    return value[lane];
+  }
+};
+
+class Block {
+ public:
+  Block(int64_t index, int warps) : index_(index), warps_(warps) {}
+  int64_t index() const { return index_; }
+  template <class Work>
+  void each_warp(Work work) const {
+    for (int number = 0; number < warps_; ++number) work(Warp{number});
+  }
+  void barrier() const {}
+
+ private:
+  int64_t index_;
+  int warps_;
+};
+
+inline int64_t atomic_add(int64_t* to, int64_t term) {
+  const int64_t before = *to;
+  *to = static_cast<int64_t>(static_cast<uint64_t>(before) + static_cast<uint64_t>(term));
+  return before;
+}
+
+inline uint32_t bits_of(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+inline float float_of(uint32_t bits) {
+  float x;
+  std::memcpy(&x, &bits, sizeof x);
+  return x;
+}
+inline int count_bits_of(uint32_t mask) { return __builtin_popcount(mask); }
+inline int lowest_bit_of(uint32_t mask) { return __builtin_ctz(mask); }
+
+constexpr size_t kMostShared = 48 << 10;
+
+template <class Kernel>
+void launch(const Kernel& kernel, int64_t blocks, size_t shared_bytes, void*) {
+  if (blocks > INT32_MAX || shared_bytes > kMostShared)
+    throw std::invalid_argument("launch: expected at most 2^31 - 1 blocks and 48 KiB of shared memory");
+  std::vector<std::max_align_t> shared(shared_bytes / sizeof(std::max_align_t) + 1);
+  for (int64_t block = 0; block < blocks; ++block) {
+    std::memset(shared.data(), 0xff, shared.size() * sizeof(std::max_align_t));  // what nobody wrote is a NaN
+    kernel(Block(block, Kernel::kThreads / kLanes), reinterpret_cast<unsigned char*>(shared.data()));
+  }
+}
+
+inline int device_count() { return 0; }
+
+}  // namespace repsim::cuda

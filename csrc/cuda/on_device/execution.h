@@ -1,0 +1,104 @@
+// What a kernel runs on: blocks of warps of 32 lanes, on the GPU. emulated/execution.h has the same names as loops on
+// the host, so that a kernel that is written in them is one source for both; the build picks the folder.
+//
+// A kernel is a functor, called once per block with the block's shared memory:
+//   struct Kernel { static constexpr int kThreads; REPSIM_DEVICE void operator()(const Block&, unsigned char*) const;
+//   };
+// What every lane has its own of is a PerLane, and is touched inside of each_lane. What outlives a barrier lies in
+// shared memory.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+#define REPSIM_DEVICE __device__ __forceinline__
+#define REPSIM_DEVICE_OUT_OF_LINE __device__ __noinline__
+
+namespace repsim::cuda {
+
+constexpr int kLanes = 32;
+
+template <class T>
+struct PerLane {
+  T value;
+  REPSIM_DEVICE T& operator[](int) { return value; }
+  REPSIM_DEVICE const T& operator[](int) const { return value; }
+};
+
+struct Warp {
+  int number;  // in its block
+
+  template <class Work>
+  REPSIM_DEVICE void each_lane(Work work) const {
+    work(static_cast<int>(threadIdx.x % kLanes));
+  }
+  // Every lane sees what the others have written.
+  REPSIM_DEVICE void sync() const { __syncwarp(); }
+  // Bit l: the flag of lane l.
+  REPSIM_DEVICE uint32_t ballot(const PerLane<bool>& flag) const { return __ballot_sync(0xffffffffu, flag.value); }
+  // Of all lanes, in the order of the steps: each lane adds that of the lane whose number differs in that bit.
+  template <class T>
+  REPSIM_DEVICE T sum(const PerLane<T>& term, int a = 16, int b = 8, int c = 4, int d = 2, int e = 1) const {
+    T total = term.value;
+    for (const int step : {a, b, c, d, e}) total += __shfl_xor_sync(0xffffffffu, total, step);
+    return total;
+  }
+  template <class T>
+  REPSIM_DEVICE T of_lane(const PerLane<T>& value, int lane) const {
+    return __shfl_sync(0xffffffffu, value.value, lane);
+  }
+};
+
+struct Block {
+  REPSIM_DEVICE int64_t index() const { return blockIdx.x; }
+  template <class Work>
+  REPSIM_DEVICE void each_warp(Work work) const {
+    work(Warp{static_cast<int>(threadIdx.x / kLanes)});
+  }
+  REPSIM_DEVICE void barrier() const { __syncthreads(); }
+};
+
+// Adds in one piece; returns what was there.
+REPSIM_DEVICE int64_t atomic_add(int64_t* to, int64_t term) {
+  return static_cast<int64_t>(
+      atomicAdd(reinterpret_cast<unsigned long long*>(to), static_cast<unsigned long long>(term)));
+}
+
+REPSIM_DEVICE uint32_t bits_of(float x) { return __float_as_uint(x); }
+REPSIM_DEVICE float float_of(uint32_t bits) { return __uint_as_float(bits); }
+REPSIM_DEVICE int count_bits_of(uint32_t mask) { return __popc(mask); }
+REPSIM_DEVICE int lowest_bit_of(uint32_t mask) { return __ffs(mask) - 1; }
+
+template <class Kernel>
+__global__ void __launch_bounds__(Kernel::kThreads) run(const __grid_constant__ Kernel kernel) {
+  extern __shared__ __align__(16) unsigned char shared[];
+  kernel(Block{}, shared);
+}
+
+constexpr size_t kMostShared = 48 << 10;  // bytes that every GPU gives without asking
+
+// Queues a kernel on a stream of the current device. Waits for nothing.
+template <class Kernel>
+void launch(const Kernel& kernel, int64_t blocks, size_t shared_bytes, void* stream) {
+  if (blocks == 0) return;
+  if (blocks > INT32_MAX || shared_bytes > kMostShared)
+    throw std::invalid_argument("launch: expected at most 2^31 - 1 blocks and 48 KiB of shared memory");
+  run<<<static_cast<unsigned>(blocks), Kernel::kThreads, shared_bytes, static_cast<cudaStream_t>(stream)>>>(kernel);
+  const cudaError_t error = cudaGetLastError();
+  if (error != cudaSuccess) throw std::runtime_error(std::string("CUDA: ") + cudaGetErrorString(error));
+}
+
+// How many GPUs the driver shows; 0 without a driver.
+inline int device_count() {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) != cudaSuccess) {
+    cudaGetLastError();  // the error would otherwise be found by whoever asks next
+    return 0;
+  }
+  return count;
+}
+
+}  // namespace repsim::cuda
