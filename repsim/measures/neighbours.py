@@ -47,7 +47,8 @@ class Neighbours:
     """The k nearest rows of every row, best first.
 
     ``indices`` [n, k] int64; ``scores`` [n, k] float32, larger is nearer: the cosine, the inner product, or minus the
-    Euclidean distance. Both are numpy arrays, or, for rows on a GPU, arrays there of the same framework. ``base_rows`` rows were searched; ``excludes_self`` says that they are the rows themselves.
+    Euclidean distance; numpy arrays or, for rows on a GPU, arrays there of the framework that the rows came from.
+    ``base_rows`` rows were searched; ``excludes_self`` says that they are the rows themselves.
     ``filter`` says what proposed the candidates, "float32" or "bfloat16"; the lists are the same. ``scanned`` rows had
     neighbours too close together for it: they were searched a second time, by float64 scores of all that float32 could
     not rule out. ``certified`` graphs are proven exact in every row: each score of a filter is known to lie within a

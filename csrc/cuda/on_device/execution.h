@@ -15,7 +15,7 @@
 #include <string>
 
 #define REPSIM_DEVICE __device__ __forceinline__
-#define REPSIM_DEVICE_OUT_OF_LINE __device__ __noinline__
+#define REPSIM_DEVICE_OUT_OF_LINE inline __device__ __noinline__
 
 namespace repsim::cuda {
 
