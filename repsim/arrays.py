@@ -196,6 +196,7 @@ def _on_gpu(x: Any, name: str, where: str, function: str, allowed: bool) -> Devi
     if torch is not None and isinstance(x, torch.Tensor):
         if x.device.type == "cpu":
             return None
+        framework = "torch"  # of a subclass too
         cuda, place = x.device.type == "cuda", f"device {x.device}"
     elif not isinstance(x, np.ndarray) and hasattr(x, "__dlpack__") and hasattr(x, "__dlpack_device__"):
         kind, number = (int(part) for part in x.__dlpack_device__())
@@ -205,7 +206,7 @@ def _on_gpu(x: Any, name: str, where: str, function: str, allowed: bool) -> Devi
     else:
         return None
     if not (allowed and cuda):
-        raise ValueError(f"{where} on the CPU (this build has no GPU operations for {function} there), got {place}")
+        raise ValueError(f"{where} on the CPU (this build has no GPU operations for {function}), got {place}")
     tensor: Any = x
     if framework == "torch":
         _require_plain(x, name, where)

@@ -102,10 +102,11 @@ class Neighbours:
         path: the file; it is there under this name only when it is whole, in the place of one before. Indices are
             stored as int32 where they fit.
         """
-        values = {field.name: getattr(self.cpu(), field.name) for field in fields(self)}
+        graph = self.cpu()
+        values = {field.name: getattr(graph, field.name) for field in fields(graph)}
         arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
         if self.base_rows <= np.iinfo(np.int32).max:
-            arrays["indices"] = self.indices.astype(np.int32)
+            arrays["indices"] = graph.indices.astype(np.int32)
         write_graph(Path(path), arrays, {name: value for name, value in values.items() if name not in arrays})
 
     @classmethod

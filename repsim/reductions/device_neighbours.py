@@ -180,14 +180,14 @@ class DeviceSearch(Search):
 
         tile_i, tile_j = tile_rows(len(left.side.rows)), tile_rows(len(right.side.rows))
         products = torch.empty((tile_i, tile_j), device=self.where)
-        distances = self.metric != "inner_product"
+        distances, both = self.metric != "inner_product", left is right
         held: tuple[int, Any] = (-1, None)
         for span in spans:
             if held[0] != span.first_i:
                 held = (span.first_i, left.block(span.first_i, span.rows_i))
-            same = left is right and span.first_j == span.first_i
+            same = both and span.first_j == span.first_i
             (i, half_i), (j, half_j) = held[1], held[1] if same else right.block(span.first_j, span.rows_j)
-            for at in device.tiles_of(span.as_tuple(), tile_i, tile_j, symmetric=self.symmetric):
+            for at in device.tiles_of(span.as_tuple(), tile_i, tile_j, symmetric=both):
                 device.product_tile(i, j, at, products)
                 where_i, where_j = address(half_i) + 4 * at.i, address(half_j) + 4 * at.j
                 yield at, products, where_i if distances else 0, where_j if distances else 0
