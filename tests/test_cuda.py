@@ -314,5 +314,17 @@ def test_cupy_arrays_go_in_and_come_out() -> None:
     assert repsim.cka(*both, kernel="rbf").value == repsim.cka(x, y, kernel="rbf").value
 
 
+def test_jax_arrays_go_in_and_come_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # or it takes most of the memory
+    jax = pytest.importorskip("jax")
+    x, _ = data(3500)
+    array = jax.dlpack.from_dlpack(x)
+    if array.device.platform != "gpu":
+        pytest.skip("a JAX without GPU")
+    there = repsim.nearest(array, 5)
+    assert isinstance(there.indices, jax.Array)
+    np.testing.assert_array_equal(there.cpu().scores, repsim.nearest(x, 5).cpu().scores)
+
+
 def test_this_runtime_sees_the_device() -> None:
     assert device.gpu_module().device_count() == torch.cuda.device_count()
