@@ -1,4 +1,4 @@
-// The only file that knows nanobind: check what the types cannot say, release the GIL, forward.
+// With cuda_bindings.cpp the only file that knows nanobind: check what the types cannot say, release the GIL, forward.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -697,7 +697,6 @@ NB_MODULE(_core, m) {
   m.attr("PANEL") = repsim::kPanel;
   m.attr("PRODUCT_BITS") = repsim::kProductBits;
   m.def("instruction_set", &repsim::instruction_set);
-  m.def("cuda_available", &repsim::cuda::available);
   m.def("column_sums", &column_sums, "x"_a, "dtype"_a, "sums"_a.noconvert(), "threads"_a);
   m.def("squared_norms", &squared_norms, "x"_a, "dtype"_a, "shift"_a.noconvert().none(), "norms"_a.noconvert(),
         "threads"_a);
@@ -747,13 +746,4 @@ NB_MODULE(_core, m) {
         "cosines"_a.noconvert(), "threads"_a);
   m.def("second_order_cosines", &second_order_cosines, "a"_a, "b"_a, "names"_a.noconvert().none(), "sums"_a.noconvert(),
         "terms"_a.noconvert().none(), "threads"_a);
-
-  // Without CUDA these two say so, whatever they are given; cuda/ brings their typed arguments with it.
-  m.def("cuda_kernel_sums", [](const nb::args&) {
-    repsim::cuda::kernel_sums(nullptr, 0, 0, repsim::BlockRange{}, 0, 0, nullptr, nullptr, nullptr);
-  });
-  m.def("cuda_nearest", [](const nb::args&) {
-    repsim::cuda::nearest(repsim::SearchPair{}, repsim::Metric::cosine, repsim::BlockRange{}, false, 0,
-                          repsim::Candidates{}, nullptr);
-  });
 }

@@ -1,4 +1,5 @@
-// Every native operation of repsim: formula, shapes, cost. Implemented by cpu/ and, for CUDA, by cuda/.
+// Every native operation of repsim on the CPU: formula, shapes, cost. Implemented by cpu/; cuda/ops.h states those of
+// the GPU.
 //
 // Rows enter as raw memory (`Source`) and are packed once per block into `Panels`: float32, 16 rows
 // interleaved so that one vector load brings one feature of 16 rows. All pair work runs on 192 x 192
@@ -14,7 +15,6 @@
 #pragma once
 
 #include <cstdint>
-#include <stdexcept>
 
 namespace repsim {
 
@@ -343,22 +343,4 @@ const char* instruction_set();
 // Whether it has products of bfloat16 pairs, without which there is no Filter::bfloat16.
 bool multiplies_bfloat16();
 
-namespace cuda {
-
-// True where the CUDA operations were built. Without them every operation below throws Absent.
-bool available();
-
-struct Absent : std::runtime_error {
-  Absent()
-      : std::runtime_error(
-            "repsim was built without CUDA: rebuild with -DREPSIM_CUDA=ON, or move the rows to the CPU") {}
-};
-
-// The same operations on device memory, on the given stream.
-void kernel_sums(const KernelMatrix* matrices, int64_t count, int64_t left, const BlockRange& range, int64_t n,
-                 int row_bits, int64_t* row_sums, int64_t* products, void* stream);
-void nearest(const SearchPair& pair, Metric metric, const BlockRange& range, bool symmetric, int64_t k,
-             const Candidates& candidates, void* stream);
-
-}  // namespace cuda
 }  // namespace repsim

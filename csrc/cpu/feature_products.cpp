@@ -5,7 +5,7 @@
 #include <cmath>
 #include <vector>
 
-#include "element.h"
+#include "../element.h"
 #include "parallel.h"
 #include "tile_grid.h"
 #include "tiles.h"
@@ -36,7 +36,7 @@ std::vector<Piece> pieces_of(const LiftedPair* pairs, int64_t count, int64_t pie
 
 int64_t lift_rows(const Source& x, const double* shift, int64_t first, double* panels, int64_t room, double* largest,
                   int threads) {
-  return cpu::with_elements(x, [&](auto* data) {
+  return with_elements(x, [&](auto* data) {
     const int64_t blocks = (x.rows + kLiftedAtATime - 1) / kLiftedAtATime;
     const int64_t stride = room * kPanel, panel_count = (x.depth + 2 + 47) / 48 * 3;
     std::vector<double> longest(blocks, 0.0);
@@ -51,7 +51,7 @@ int64_t lift_rows(const Source& x, const double* shift, int64_t first, double* p
       for (; k + kPanel <= x.depth; k += kPanel, out += stride)
         for (int64_t i = 0; i < count; ++i) {
           double moved[kPanel];  // of its own, so that the compiler knows that the shift is not written
-          for (int64_t r = 0; r < kPanel; ++r) moved[r] = cpu::widen(rows[i * x.row_stride + k + r]) - shift[k + r];
+          for (int64_t r = 0; r < kPanel; ++r) moved[r] = widen(rows[i * x.row_stride + k + r]) - shift[k + r];
           for (int64_t r = 0; r < kPanel; ++r) squares[i][r] += moved[r] * moved[r];
           std::copy(moved, moved + kPanel, out + i * kPanel);
         }
@@ -60,7 +60,7 @@ int64_t lift_rows(const Source& x, const double* shift, int64_t first, double* p
         const auto* row = rows + i * x.row_stride;
         double last[4 * kPanel] = {};  // at most 17 entries are left, and at most four panels
         for (int64_t r = 0; r < rest; ++r) {
-          last[r] = cpu::widen(row[k + r]) - shift[k + r];
+          last[r] = widen(row[k + r]) - shift[k + r];
           squares[i][r] += last[r] * last[r];
         }
         double norm = 0;
@@ -73,7 +73,7 @@ int64_t lift_rows(const Source& x, const double* shift, int64_t first, double* p
         }
         longest[block] = std::max(longest[block], norm);
         // A norm that is not finite is an element that is not, or finite ones whose squares overflow.
-        const auto finite = [](auto element) { return std::isfinite(cpu::widen(element)); };
+        const auto finite = [](auto element) { return std::isfinite(widen(element)); };
         if (!std::isfinite(norm) && !std::all_of(row, row + x.depth, finite)) {
           for (int64_t known = first_bad.load();
                begin + i < known && !first_bad.compare_exchange_weak(known, begin + i);) {

@@ -5,7 +5,7 @@
 #include <limits>
 #include <type_traits>
 
-#include "element.h"
+#include "../element.h"
 #include "lists.h"
 #include "parallel.h"
 
@@ -200,15 +200,15 @@ double row_product(const Source& x, int64_t i, int64_t j) {
   double sums[8] = {};
   int64_t t = 0;
   for (; t + 8 <= x.depth; t += 8)
-    for (int chain = 0; chain < 8; ++chain) sums[chain] += cpu::widen(u[t + chain]) * cpu::widen(v[t + chain]);
-  for (; t < x.depth; ++t) sums[t & 7] += cpu::widen(u[t]) * cpu::widen(v[t]);
+    for (int chain = 0; chain < 8; ++chain) sums[chain] += widen(u[t + chain]) * widen(v[t + chain]);
+  for (; t < x.depth; ++t) sums[t & 7] += widen(u[t]) * widen(v[t]);
   return ((sums[0] + sums[4]) + (sums[1] + sums[5])) + ((sums[2] + sums[6]) + (sums[3] + sums[7]));
 }
 
 using RowProduct = double (*)(const Source&, int64_t, int64_t);
 
 RowProduct row_product_of(const Source& x) {
-  return cpu::with_elements(
+  return with_elements(
       x, [](auto* data) -> RowProduct { return row_product<std::remove_cv_t<std::remove_pointer_t<decltype(data)>>>; });
 }
 

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <memory>
 
+#include "../fixed_point.h"
 #include "kernel_tiles.h"
 #include "parallel.h"
 
@@ -10,15 +11,6 @@ namespace repsim {
 namespace {
 
 int64_t add(int64_t& total, int64_t term) { return __atomic_fetch_add(&total, term, __ATOMIC_RELAXED); }
-
-// Two limbs, value = limbs[0] 2^32 + limbs[1]. An addition carries what it pushes over bit 32 itself, so that no number
-// of tiles overflows the lower limb; the bits above 32 that stay in it are dropped at the end.
-constexpr int64_t kLow = 0xffffffff;
-void add_to_limbs(int64_t* limbs, int64_t term) {
-  const int64_t low = term & kLow;
-  const int64_t carry = ((add(limbs[1], low) & kLow) + low) >> 32;
-  add(limbs[0], (term >> 32) + carry);
-}
 
 bool compound(const KernelMatrix* matrices, int64_t count) {
   for (int64_t p = 0; p < count; ++p)
@@ -78,7 +70,7 @@ void kernel_sums(const KernelMatrix* matrices, int64_t count, int64_t left, cons
         if (!asked(q, p, left)) continue;
         const double weight = tile.diagonal ? 1.0 : 2.0;
         const int64_t product = std::llrint(weight * ops.dot(own->tile(q), own->tile(p)) * product_unit);
-        add_to_limbs(products + (q * count + p) * 2, product);
+        add_to_limbs(products + (q * count + p) * 2, product, [](int64_t* to, int64_t term) { return add(*to, term); });
       }
     }
   };

@@ -35,12 +35,12 @@ void offer(const Candidates& all, int64_t first_row, const std::vector<Found>& f
     const Found& one = found[at];
     const int64_t row = first_row + one.row;
     float& threshold = all.thresholds[row];
-    if (cpu::key_score(one.key) < threshold) continue;  // it has risen since the tile was scanned
+    if (key_score(one.key) < threshold) continue;  // it has risen since the tile was scanned
     uint64_t* keys = all.keys + row * all.capacity;
     int32_t& count = all.counts[row];
     keys[count++] = one.key;
     if (count == all.capacity || (count == k && threshold == -FLT_MAX)) {
-      float risen = cpu::key_score(keep_largest(keys, count, k));
+      float risen = key_score(keep_largest(keys, count, k));
       count = static_cast<int32_t>(k);
       __atomic_store(&threshold, &risen, __ATOMIC_RELAXED);  // other threads read it without the lock
     }
@@ -86,9 +86,9 @@ void nearest(const SearchPair& pair, Metric metric, const BlockRange& range, boo
       for (; h < own->hits.ends[row]; ++h) {
         const int32_t column = own->hits.columns[h];
         const float score = own->hits.scores[h];
-        if (score >= own->threshold_i[row]) own->for_rows.push_back({row, cpu::make_key(score, first_j + column)});
+        if (score >= own->threshold_i[row]) own->for_rows.push_back({row, make_key(score, first_j + column)});
         if (serves_columns && score >= own->threshold_j[column])
-          own->for_columns.push_back({column, cpu::make_key(score, first_i + row)});
+          own->for_columns.push_back({column, make_key(score, first_i + row)});
       }
     if (!own->for_rows.empty()) {
       std::lock_guard lock(stripes[first_i / kTile]);

@@ -12,8 +12,9 @@
 #include <utility>
 #include <vector>
 
+#include "../bounds.h"
+#include "../element.h"
 #include "candidates.h"
-#include "element.h"
 #include "parallel.h"
 #include "row_ops.h"
 
@@ -40,12 +41,12 @@ class Exact {
                                                     : cpu::row_ops().dot)[static_cast<int>(ranking.base.dtype)]) {}
 
   void hold(int64_t i) {
-    widen_(cpu::row_of(r_.x, i), r_.x.depth, row_.data());
+    widen_(row_of(r_.x, i), r_.x.depth, row_.data());
     if (r_.metric == Metric::cosine) norm_ = std::sqrt(r_.squared_norms[i]);
   }
 
   Scored operator()(int64_t j) const {
-    double score = score_(row_.data(), cpu::row_of(r_.base, j), r_.x.depth);
+    double score = score_(row_.data(), row_of(r_.base, j), r_.x.depth);
     if (r_.metric == Metric::euclidean) score = -std::sqrt(score);
     if (r_.metric == Metric::cosine) score = score / norm_ / std::sqrt(r_.base_squared_norms[j]);
     if (!std::isfinite(score)) throw std::range_error("scores: expected rows whose scores float64 can hold");
@@ -58,62 +59,6 @@ class Exact {
   void (*widen_)(const void*, int64_t, double*);
   double (*score_)(const double*, const void*, int64_t);
   double norm_ = 1.0;
-};
-
-// How far the scores of one row's tiles can be from the truth.
-//   between packed rows: the product adds one rounding for each feature of a chunk and one for each chunk, the halves
-//     and their subtraction a few more, 2^-24 each; bfloat16 products flush what is subnormal and may round a pair once
-//     more.
-//   from packed rows to exact ones: |p_i - p_j| is off by at most residual_i + residual_j; p_i . p_j by at most
-//     |p_i| residual_j + residual_i |x_j|.
-//   the float64 scores: `rounding_` of their size.
-class RowBounds {
- public:
-  RowBounds(const Ranking& ranking, const Certificate& certificate) : c_(certificate), metric_(ranking.metric) {
-    const double depth = static_cast<double>(ranking.x.depth);
-    const bool pairs = certificate.filter == Filter::bfloat16;
-    const double chunk = pairs ? 1024 : 512;
-    roundings_ = (pairs ? 1.5 : 1.0) * std::min(depth, chunk) + depth / chunk + 5;
-    flushed_ = depth * 0x1p-124;
-    rounding_ = (depth / 32 + 48) * 0x1p-53;
-  }
-
-  void hold(int64_t i) {
-    norm_ = norm_of(c_.halves[i]);
-    residual_ = c_.residuals[i];
-  }
-
-  // How far a row can be at most whose float64 score is at least `kth`, in the same units.
-  double reach(double kth) const {
-    if (metric_ == Metric::inner_product)
-      return 2 * rounding_ * (norm_ + residual_) * (c_.longest + c_.coarsest) - kth * c_.unit * c_.unit;
-    return metric_ == Metric::cosine ? std::sqrt(std::max(0.0, 2 - 2 * kth + 4 * rounding_))
-                                     : -kth * c_.unit * (1 + 2 * rounding_);
-  }
-
-  // No row whose tile scores below this is as near as the k-th, whose float64 score is `kth`.
-  double level(double kth) const {
-    if (metric_ == Metric::inner_product)
-      return -reach(kth) - (norm_ * c_.coarsest + residual_ * (c_.longest + c_.coarsest) + packed(c_.longest));
-    // As near a row lies no further out than this one and the distance.
-    const double distance = reach(kth);
-    const double residual = std::min(c_.coarsest, c_.ratio * (norm_ + residual_ + distance) + c_.floor);
-    const double packed_distance = distance + residual_ + residual;
-    return -packed_distance * packed_distance / 2 - packed(norm_ + packed_distance);
-  }
-
- private:
-  static double norm_of(float half) { return std::sqrt(2.0 * half) * (1 + 0x1p-22); }
-
-  double packed(double norm) const {
-    const double both = norm_ + norm;
-    return 1.01 * 0x1p-24 * (roundings_ * norm_ * norm + 2 * both * both) + flushed_;
-  }
-
-  const Certificate& c_;
-  Metric metric_;
-  double roundings_, flushed_, rounding_;
-  double norm_ = 0.0, residual_ = 0.0;
 };
 
 // Puts one row into a list that is sorted best first, unless it stands there or all of the list are better.
@@ -135,13 +80,19 @@ void insert(const Scored& one, int64_t k, int64_t* indices, double* scores) {
   scores[low] = 0.0 - one.worse;  // of duplicates 0, not -0
 }
 
+RowBounds bounds_of(const Ranking& ranking, const Certificate& certificate) {
+  const int64_t depth = ranking.x.depth;
+  return {ranking.metric, depth, certificate, roundings_in_chunks(certificate.filter, depth)};
+}
+
 // What one thread keeps.
 struct Ranker {
   Exact exact;
   RowBounds bounds;
   std::vector<Scored> best;
   std::vector<uint64_t> unsorted;
-  Ranker(const Ranking& ranking, const Certificate& certificate) : exact(ranking), bounds(ranking, certificate) {}
+  Ranker(const Ranking& ranking, const Certificate& certificate)
+      : exact(ranking), bounds(bounds_of(ranking, certificate)) {}
 };
 
 // The candidates of every row in the order of the parts of the base they lie in. They lie anywhere: taking the base in
@@ -151,7 +102,7 @@ class ByPart {
  public:
   ByPart(const Source& base, int64_t rows)
       : part_rows_(
-            std::max(kPartBytes / (cpu::bytes_of(base.dtype) * base.depth), (base.rows + kMostParts - 1) / kMostParts)),
+            std::max(kPartBytes / (bytes_of(base.dtype) * base.depth), (base.rows + kMostParts - 1) / kMostParts)),
         parts_((base.rows + part_rows_ - 1) / part_rows_),
         ends_(rows * parts_) {}
 
@@ -204,10 +155,10 @@ int64_t rank_neighbours(const Ranking& ranking, const Candidates& candidates, co
     int64_t count = candidates.counts[i];
     turned_away[i] = candidates.thresholds[i];  // no score of a row that is no candidate is above this
     if (count > certificate.kept) {
-      turned_away[i] = cpu::key_score(keep_largest(keys, count, certificate.kept));
+      turned_away[i] = key_score(keep_largest(keys, count, certificate.kept));
       count = certificate.kept;
     }
-    std::transform(keys, keys + count, keys, cpu::key_index);
+    std::transform(keys, keys + count, keys, key_index);
     count = std::remove(keys, keys + count, ranking.own[i]) - keys;
     if (count < k) throw std::invalid_argument("candidates: expected at least k in every row");
     by_part.sort(i, keys, count, own.unsorted);
@@ -269,7 +220,7 @@ void settle_neighbours(const SearchPair& pair, const BlockRange& range, const Ra
   const Metric metric = ranking.metric == Metric::cosine ? Metric::euclidean : ranking.metric;
   const int64_t k = ranking.k;
   std::vector<float> levels(range.rows_i);
-  RowBounds bounds(ranking, certificate);
+  RowBounds bounds = bounds_of(ranking, certificate);
   for (int64_t i = 0; i < range.rows_i; ++i) {
     bounds.hold(i);
     levels[i] = std::nextafter(static_cast<float>(bounds.level(scores[i * k + k - 1])), -FLT_MAX);

@@ -4,7 +4,7 @@
 #include <stdexcept>
 #include <vector>
 
-#include "element.h"
+#include "../element.h"
 #include "parallel.h"
 #include "row_ops.h"
 
@@ -20,7 +20,7 @@ std::range_error too_long() {
 }  // namespace
 
 int64_t column_sums(const Source& x, double* sums, int threads) {
-  return cpu::with_elements(x, [&](auto* data) {
+  return with_elements(x, [&](auto* data) {
     std::atomic<int64_t> first_bad{x.rows};
     // A thread owns whole columns, so that every column is added in the order of the rows.
     const int64_t stripes = (x.depth + kColumnsAtATime - 1) / kColumnsAtATime;
@@ -31,7 +31,7 @@ int64_t column_sums(const Source& x, double* sums, int threads) {
         const auto* row = data + i * x.row_stride + begin;
         double probe = 0;  // 0 * x is NaN exactly where x is not finite
         for (int64_t k = 0; k < width; ++k) {
-          const double value = cpu::widen(row[k]);
+          const double value = widen(row[k]);
           sum[k] += value;
           probe += value * 0.0;
         }
@@ -54,17 +54,17 @@ void squared_norms(const Source& x, const double* shift, double* norms, int thre
   const auto squared_distance = cpu::row_ops().squared_distance[static_cast<int>(x.dtype)];
   cpu::parallel((x.rows + kRowsAtATime - 1) / kRowsAtATime, threads, [&](int64_t chunk) {
     for (int64_t i = chunk * kRowsAtATime; i < std::min((chunk + 1) * kRowsAtATime, x.rows); ++i)
-      norms[i] = squared_distance(from, cpu::row_of(x, i), x.depth);
+      norms[i] = squared_distance(from, row_of(x, i), x.depth);
   });
 }
 
 void project_rows(const Source& x, const double* shift, const double* vector, double* products, int threads) {
-  cpu::with_elements(x, [&](auto* data) {
+  with_elements(x, [&](auto* data) {
     cpu::parallel((x.rows + kRowsAtATime - 1) / kRowsAtATime, threads, [&](int64_t chunk) {
       for (int64_t i = chunk * kRowsAtATime; i < std::min((chunk + 1) * kRowsAtATime, x.rows); ++i) {
         const auto* row = data + i * x.row_stride;
         double sum[4] = {};  // four chains hide the latency of the addition
-        for (int64_t k = 0; k < x.depth; ++k) sum[k & 3] += (cpu::widen(row[k]) - (shift ? shift[k] : 0.0)) * vector[k];
+        for (int64_t k = 0; k < x.depth; ++k) sum[k & 3] += (widen(row[k]) - (shift ? shift[k] : 0.0)) * vector[k];
         products[i] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
       }
     });
@@ -85,7 +85,7 @@ void pack_panels(const Source& x, const double* shift, const double* scale, cons
     std::fill(packed.begin() + valid * words, packed.end(), Word{});
     for (int64_t r = 0; r < valid; ++r) {
       const int64_t i = p * kPanel + r;
-      const cpu::PackedRow found = pack(cpu::row_of(x, i), x.depth, shift ? shift : none.data(), scale[i],
+      const cpu::PackedRow found = pack(row_of(x, i), x.depth, shift ? shift : none.data(), scale[i],
                                         offset ? offset : none.data(), packed.data() + r * words);
       // Within this bound no product and no distance of packed rows overflows.
       if (!(found.squared_norm / 2 < 0x1p124 && found.squared_residual < 0x1p124)) throw too_long();

@@ -2,6 +2,7 @@
 
 from .axes import RELIABLE, Axes, inverse, principal_axes, rounding
 from .centre import column_sums, equal_rows, finite_block, robust_centre, squared_norms
+from .device import PRECISIONS, has_gpu_operations, working_on
 from .dissimilarities import KINDS as DISSIMILARITIES
 from .dissimilarities import Dissimilarities, directions, dissimilarities_of, dissimilarity_pairs, dissimilarity_tiles
 from .distance_ranks import DistanceRanks, distance_ranks, rank_correlation
@@ -28,6 +29,7 @@ from .tiles import kernel_sums
 
 __all__ = [
     "DISSIMILARITIES",
+    "PRECISIONS",
     "RELIABLE",
     "Axes",
     "Block",
@@ -57,6 +59,7 @@ __all__ = [
     "fold_products",
     "has_bfloat16",
     "has_fourth_powers",
+    "has_gpu_operations",
     "inverse",
     "kernel_sums",
     "list_sums",
@@ -76,4 +79,5 @@ __all__ = [
     "squared_norms",
     "third_moments",
     "tiles_flop",
+    "working_on",
 ]

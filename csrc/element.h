@@ -1,12 +1,14 @@
-// The one dtype switch of the CPU core: every element is read as the float64 that equals it.
+// The one dtype switch of the core: every element is read as the float64 that equals it.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
+#include <stdexcept>
 
-#include "../ops.h"
+#include "host_device.h"
+#include "ops.h"
 
-namespace repsim::cpu {
+namespace repsim {
 
 struct Half {
   uint16_t bits;
@@ -15,17 +17,17 @@ struct BFloat {
   uint16_t bits;
 };
 
-inline double widen(double x) { return x; }
-inline double widen(float x) { return x; }
+REPSIM_HOST_DEVICE inline double widen(double x) { return x; }
+REPSIM_HOST_DEVICE inline double widen(float x) { return x; }
 
-inline double widen(BFloat x) {
+REPSIM_HOST_DEVICE inline double widen(BFloat x) {
   const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
   float value;
   std::memcpy(&value, &bits, sizeof value);
   return value;
 }
 
-inline double widen(Half x) {
+REPSIM_HOST_DEVICE inline double widen(Half x) {
   const uint32_t sign = static_cast<uint32_t>(x.bits & 0x8000) << 16;
   const uint32_t rest = x.bits & 0x7fff;
   // Moved into float32's fields the exponent is short by 127 - 15: one exact multiplication mends normal and subnormal
@@ -67,4 +69,4 @@ inline const void* row_of(const Source& x, int64_t i) {
   return static_cast<const char*>(x.data) + i * x.row_stride * bytes_of(x.dtype);
 }
 
-}  // namespace repsim::cpu
+}  // namespace repsim
