@@ -29,7 +29,7 @@ struct SumsStorage {
   Ring<Shape> ring;
   SumsShared<Shape::kColumns> sums[2];
   int64_t limbs[kMultiplierWarps][3][2];  // of every consumer warp
-  WarpWalk walks[kMultiplierWarps];
+  WarpWalk walks[kMultiplierWarps + 1];   // and of the loader
 };
 
 // One thread's share of the halves of a tile: fetched while products are summed, scaled in place when they are there.
@@ -73,13 +73,15 @@ __global__ void __launch_bounds__(kThreads, 1) sums_kernel(const __grid_constant
 
   if (group == 0) {
     cutlass::arch::warpgroup_reg_dealloc<kLoaderRegisters>();
-    if (threadIdx.x == 0) {
+    if (threadIdx.x < 32) {
       Loader<Shape> loader(shared.ring, place);
-      Walk walk(a.schedule, cluster, clusters);
-      int row, column;
-      while (walk.next(row, column))
+      WarpWalk& walk = shared.walks[kMultiplierWarps];
+      if (threadIdx.x == 0) walk.at = Walk::start(cluster);
+      while (next_tile(walk, a.schedule, clusters, static_cast<int>(threadIdx.x)))
+        if (threadIdx.x == 0)
 #pragma unroll 1
-        for (int p = 0; p < 2; ++p) loader.load(&a.left[p], &a.right[p], a.products, a.depth[p], row, column);
+          for (int p = 0; p < 2; ++p)
+            loader.load(&a.left[p], &a.right[p], a.products, a.depth[p], walk.row, walk.column);
     }
     __syncwarp();
     leave<Shape>();
@@ -90,7 +92,7 @@ __global__ void __launch_bounds__(kThreads, 1) sums_kernel(const __grid_constant
     auto& own = shared.sums[group - 1];
     int64_t (*limbs)[2] = shared.limbs[thread / 32];
     WarpWalk& walk = shared.walks[thread / 32];
-    if (lane.lane() == 0) walk.at = {cluster, 0, 0};
+    if (lane.lane() == 0) walk.at = Walk::start(cluster);
     if (lane.lane() < 6) limbs[lane.lane() / 2][lane.lane() % 2] = 0;
 
     Multiplier<Shape> multiplier(shared.ring, place, thread);

@@ -54,7 +54,7 @@ Schedule schedule(int64_t rows, int64_t columns, int tile_rows, int tile_columns
   const int step = std::lcm(tile_rows, tile_columns), in_step = step / tile_rows * (step / tile_columns);
   int side = step;
   while ((side / step + 1) * (side / step + 1) * in_step <= tiles) side += step;
-  return {static_cast<int>(rows), static_cast<int>(columns), tile_rows, tile_columns, side, triangle};
+  return schedule_of(static_cast<int>(rows), static_cast<int>(columns), tile_rows, tile_columns, side, triangle);
 }
 
 namespace {

@@ -76,7 +76,7 @@ __device__ void leave() {
   if constexpr (Shape::kCluster > 1) cute::cluster_sync();
 }
 
-// The walk of one warp of the consumers, in shared memory: accumulators need the registers.
+// The walk of one warp, in shared memory: multipliers need the registers for sums, and the loader has few.
 struct WarpWalk {
   Walk::Position at;
   int row, column;  // of the tile; row -1 at the end

@@ -25,7 +25,7 @@ template <class Shape>
 struct SelectStorage {
   Ring<Shape> ring;
   SelectShared<Shape::kColumns> tiles[2];
-  WarpWalk walks[kMultiplierWarps];
+  WarpWalk walks[kMultiplierWarps + 1];  // and of the loader
 };
 
 // What one thread brings of a tile's halves and thresholds, read while products are summed.
@@ -74,11 +74,12 @@ __global__ void __launch_bounds__(kThreads, 1) select_kernel(const __grid_consta
 
   if (group == 0) {
     cutlass::arch::warpgroup_reg_dealloc<kLoaderRegisters>();
-    if (threadIdx.x == 0) {
+    if (threadIdx.x < 32) {
       Loader<Shape> loader(shared.ring, place);
-      Walk walk(a.schedule, cluster, clusters);
-      int row, column;
-      while (walk.next(row, column)) loader.load(&a.left, &a.right, a.products, a.depth, row, column);
+      WarpWalk& walk = shared.walks[kMultiplierWarps];
+      if (threadIdx.x == 0) walk.at = Walk::start(cluster);
+      while (next_tile(walk, a.schedule, clusters, static_cast<int>(threadIdx.x)))
+        if (threadIdx.x == 0) loader.load(&a.left, &a.right, a.products, a.depth, walk.row, walk.column);
     }
     __syncwarp();
     leave<Shape>();
@@ -88,7 +89,7 @@ __global__ void __launch_bounds__(kThreads, 1) select_kernel(const __grid_consta
     DeviceLane lane{thread % kGroupThreads, group - 1};
     auto& own = shared.tiles[group - 1];
     WarpWalk& walk = shared.walks[thread / 32];
-    if (lane.lane() == 0) walk.at = {cluster, 0, 0};
+    if (lane.lane() == 0) walk.at = Walk::start(cluster);
     Multiplier<Shape> multiplier(shared.ring, place, thread);
     typename Multiplier<Shape>::Accumulators t;
     const int steps = a.products.count * ((a.depth + Shape::kDepth - 1) / Shape::kDepth);

@@ -9,58 +9,67 @@
 namespace repsim::cuda::hopper {
 
 // Pairs (row, column) of two blocks, cut into supertiles of side x side pairs and these into cluster tiles. All
-// clusters of the grid are inside one or two supertiles at a time, whose rows and columns stay in the L2 cache.
+// clusters of the grid are inside a few supertiles at a time, whose rows and columns stay in the L2 cache.
 struct Schedule {
   int rows, columns;            // of the pair of blocks
   int tile_rows, tile_columns;  // of a cluster
   int side;                     // a multiple of both
   bool triangle;                // the rows are the columns: only tiles with a pair i < j
-  // What follows from these.
-  int down, across;           // supertiles
-  int places, places_across;  // tiles in a supertile
-
-  Schedule() = default;
-  Schedule(int rows, int columns, int tile_rows, int tile_columns, int side, bool triangle)
-      : rows(rows),
-        columns(columns),
-        tile_rows(tile_rows),
-        tile_columns(tile_columns),
-        side(side),
-        triangle(triangle),
-        down((rows + side - 1) / side),
-        across((columns + side - 1) / side),
-        places(side / tile_rows * (side / tile_columns)),
-        places_across(side / tile_columns) {}
+  int down, across;             // supertiles
 };
 
-// The tiles of one worker, in its order. Every worker takes every `workers`-th place; places without pairs are passed.
+REPSIM_HOST_DEVICE constexpr int ceiling(int a, int b) { return (a + b - 1) / b; }
+
+inline Schedule schedule_of(int rows, int columns, int tile_rows, int tile_columns, int side, bool triangle) {
+  return {rows, columns, tile_rows, tile_columns, side, triangle, ceiling(rows, side), ceiling(columns, side)};
+}
+
+// The tiles of one of `workers`: of all tiles with pairs, supertile by supertile and row by row, every workers-th.
 class Walk {
  public:
-  REPSIM_HOST_DEVICE Walk(const Schedule& schedule, int worker, int workers)
-      : s_(schedule), workers_(workers), at_{worker, 0, 0} {}
-
-  // Goes on where another walk of as many workers was.
   struct Position {
-    int place, a, b;  // in the supertile (a, b)
+    int a, b, row, column;  // the supertile, and the tile in it
+    int ahead;              // tiles to the next one
   };
+  REPSIM_HOST_DEVICE static Position start(int worker) { return {0, 0, 0, 0, worker}; }
+
   REPSIM_HOST_DEVICE Walk(const Schedule& schedule, const Position& at, int workers)
       : s_(schedule), workers_(workers), at_(at) {}
-  REPSIM_HOST_DEVICE const Position& position() const { return at_; }
 
   // The first row and column of the next tile; false where there is none.
   REPSIM_HOST_DEVICE bool next(int& row, int& column) {
-    for (;;) {
-      for (; at_.place >= s_.places; at_.place -= s_.places)
-        if (++at_.b == s_.across) at_.b = ++at_.a * (s_.triangle ? 1 : 0);
-      if (at_.a >= s_.down) return false;
-      row = at_.a * s_.side + at_.place / s_.places_across * s_.tile_rows;
-      column = at_.b * s_.side + at_.place % s_.places_across * s_.tile_columns;
-      at_.place += workers_;
-      if (row < s_.rows && column < s_.columns && (!s_.triangle || row < column + s_.tile_columns - 1)) return true;
+    for (; at_.a < s_.down; begin_supertile()) {
+      const int rows = ceiling(smaller(s_.side, s_.rows - at_.a * s_.side), s_.tile_rows);
+      const int columns = ceiling(smaller(s_.side, s_.columns - at_.b * s_.side), s_.tile_columns);
+      for (; at_.row < rows; begin_row()) {
+        const int left = columns - at_.column;
+        if (at_.ahead < left) {
+          at_.column += at_.ahead;
+          row = at_.a * s_.side + at_.row * s_.tile_rows;
+          column = at_.b * s_.side + at_.column * s_.tile_columns;
+          at_.ahead = workers_;
+          return true;
+        }
+        if (left > 0) at_.ahead -= left;
+      }
     }
+    return false;
   }
 
+  REPSIM_HOST_DEVICE const Position& position() const { return at_; }
+
  private:
+  REPSIM_HOST_DEVICE static int smaller(int a, int b) { return a < b ? a : b; }
+  // On the diagonal, a row begins with the first tile that has a pair i < j.
+  REPSIM_HOST_DEVICE void begin_row() {
+    ++at_.row;
+    at_.column = s_.triangle && at_.a == at_.b ? (at_.row * s_.tile_rows + 1) / s_.tile_columns : 0;
+  }
+  REPSIM_HOST_DEVICE void begin_supertile() {
+    if (++at_.b == s_.across) at_.b = ++at_.a * (s_.triangle ? 1 : 0);
+    at_.row = at_.column = 0;
+  }
+
   const Schedule& s_;
   int workers_;
   Position at_;
