@@ -46,9 +46,8 @@ constexpr Name<repsim::DType> kDTypes[] = {{"float16", repsim::DType::float16},
                                            {"bfloat16", repsim::DType::bfloat16},
                                            {"float32", repsim::DType::float32},
                                            {"float64", repsim::DType::float64}};
-constexpr Name<cuda::Words> kWords[] = {{"float32", cuda::Words::float32},
-                                        {"tfloat32", cuda::Words::tfloat32},
-                                        {"bfloat16", cuda::Words::bfloat16}};
+constexpr Name<cuda::Words> kWords[] = {
+    {"float32", cuda::Words::float32}, {"tfloat32", cuda::Words::tfloat32}, {"bfloat16", cuda::Words::bfloat16}};
 constexpr Name<repsim::Kernel> kKernels[] = {{"linear", repsim::Kernel::linear},
                                              {"polynomial", repsim::Kernel::polynomial},
                                              {"rbf", repsim::Kernel::rbf},
@@ -86,7 +85,7 @@ using PairTuple = std::tuple<Address, Address, Address, std::string, int64_t, Ad
 
 cuda::TilePair pair_of(const PairTuple& pair) {
   const auto& [products, rows_i, rows_j, words, width, half_i, half_j] = pair;
-  return {at<const float>(products), at<const void>(rows_i),  at<const void>(rows_j), named(kWords, words), width,
+  return {at<const float>(products), at<const void>(rows_i), at<const void>(rows_j), named(kWords, words), width,
           at<const float>(half_i),   at<const float>(half_j)};
 }
 
@@ -237,8 +236,13 @@ using RankingTuple = std::tuple<SourceTuple, SourceTuple, std::string, Address, 
 
 repsim::Ranking ranking_of(const RankingTuple& ranking) {
   const auto& [x, base, metric, squared, base_squared, own, k] = ranking;
-  return {source(x), source(base), named(kMetrics, metric), at<const double>(squared), at<const double>(base_squared),
-          at<const int64_t>(own), k};
+  return {source(x),
+          source(base),
+          named(kMetrics, metric),
+          at<const double>(squared),
+          at<const double>(base_squared),
+          at<const int64_t>(own),
+          k};
 }
 
 // filter, halves, residuals, unit, ratio, floor, longest, coarsest, heavy, their number, kept
@@ -248,8 +252,17 @@ using CertificateTuple =
 repsim::Certificate certificate_of(const CertificateTuple& certificate) {
   const auto& [filter, halves, residuals, unit, ratio, floor, longest, coarsest, heavy, heavy_count, kept] =
       certificate;
-  return {named(kFilters, filter), at<const float>(halves), at<const float>(residuals), unit, ratio, floor, longest,
-          coarsest, at<const int64_t>(heavy), heavy_count, kept};
+  return {named(kFilters, filter),
+          at<const float>(halves),
+          at<const float>(residuals),
+          unit,
+          ratio,
+          floor,
+          longest,
+          coarsest,
+          at<const int64_t>(heavy),
+          heavy_count,
+          kept};
 }
 
 void rank_neighbours(const RankingTuple& ranked, const CandidateTuple& candidates, const CertificateTuple& certificate,
@@ -265,8 +278,8 @@ void rank_neighbours(const RankingTuple& ranked, const CandidateTuple& candidate
 }
 
 void settle_neighbours(Address products, Address half_i, Address half_j, const TileTuple& tile,
-                       const RankingTuple& ranked, const CertificateTuple& certificate, Address indices,
-                       Address scores, Address unbounded, Address stream) {
+                       const RankingTuple& ranked, const CertificateTuple& certificate, Address indices, Address scores,
+                       Address unbounded, Address stream) {
   const cuda::Tile where = tile_of(tile);
   const repsim::Ranking ranking = ranking_of(ranked);
   const repsim::Certificate known = certificate_of(certificate);

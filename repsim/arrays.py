@@ -1,4 +1,4 @@
-"""What counts as rows: numpy, torch, memory maps and anything on the CPU that speaks DLPack, never copied."""
+"""What counts as rows: numpy, torch, memory maps and anything that speaks DLPack, on the CPU or a GPU, never copied."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ import functools
 import mmap
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 RESIDENT_BYTES = 8 * 2**20  # of a memory map, held at a time while rows are read once
 
+RESIDENT_ON_DEVICE = 256 * 2**20  # of rows on a GPU, worked on at a time while they are read once
+
 DTYPES = ("float16", "bfloat16", "float32", "float64")
+
+# Device types of DLPack.
+_CPU, _CUDA = 1, 2
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,12 @@ class Rows:
 
     def part(self, start: int, stop: int) -> Rows:
         """Rows start to stop, not copied."""
-        return Rows(self.values[start:stop], self.dtype, self.name)
+        return replace(self, values=self.values[start:stop])
+
+    @property
+    def device(self) -> str:
+        """Where the rows lie: "cpu", or a GPU such as "cuda:0"."""
+        return "cpu"
 
     @functools.cached_property
     def mapping(self) -> mmap.mmap | None:
@@ -54,13 +64,17 @@ class Rows:
         afterwards.
         """
         stop = len(self) if stop is None else stop
-        rows = max(RESIDENT_BYTES // (self.depth * self.values.itemsize), 1)
+        rows = max(self._resident_bytes // (self.depth * self.values.itemsize), 1)
         step = -(-rows // multiple) * multiple
         for first in range(start, stop, step):
             last = min(first + step, stop)
             self.prefetch(last, last + step)
             yield first, last
             self.release(first, last)
+
+    @property
+    def _resident_bytes(self) -> int:
+        return RESIDENT_BYTES
 
     def prefetch(self, start: int, stop: int) -> None:
         """Let the system begin to read rows start to stop; for memory that is no map of a file, nothing."""
@@ -91,7 +105,42 @@ class Rows:
         return block.astype(np.float64)
 
 
-def as_rows(x: Any, *, function: str, name: str) -> Rows:
+@dataclass(frozen=True)
+class DeviceRows(Rows):
+    """Rows in the memory of a GPU: ``values`` is a torch tensor there, of ``framework``'s memory."""
+
+    values: Any
+    framework: str = "torch"
+
+    @property
+    def device(self) -> str:
+        return str(self.values.device)
+
+    @property
+    def mapping(self) -> None:  # type: ignore[override]
+        return None
+
+    @property
+    def _resident_bytes(self) -> int:
+        return RESIDENT_ON_DEVICE
+
+    def wide(self, rows: slice | np.ndarray, columns: slice = slice(None)) -> np.ndarray:
+        """The chosen rows and columns as a new float64 array, on the CPU: for samples."""
+        import torch
+
+        chosen = rows if isinstance(rows, slice) else torch.as_tensor(rows, device=self.values.device)
+        return self.values[chosen][:, columns].to(torch.float64).cpu().numpy()
+
+    def returned(self, tensor: Any) -> Any:
+        """A tensor as an array of the framework that the rows came from, without a copy."""
+        if self.framework == "cupy":
+            return sys.modules["cupy"].from_dlpack(tensor)
+        if self.framework == "jax":
+            return sys.modules["jax"].dlpack.from_dlpack(tensor)
+        return tensor
+
+
+def as_rows(x: Any, *, function: str, name: str, gpu: bool = False) -> Rows:
     """View ``x`` as rows without copying.
 
     Example::
@@ -103,25 +152,24 @@ def as_rows(x: Any, *, function: str, name: str) -> Rows:
     x: [n, d] numpy array or memmap, torch CPU tensor, or CPU array with ``__dlpack__``; float16, bfloat16, float32 or
         float64; rows may be strided, features must be contiguous. Subclasses are read as the array or tensor they are.
     function, name: who asks, for the error message.
+    gpu: whether a torch, CuPy, JAX or other array on a GPU will do, which becomes a torch tensor of the same memory.
 
     Raises
     ------
     TypeError: not an array, an unsupported dtype, or a masked array.
-    ValueError: not two-dimensional, empty, not on the CPU, requiring gradients, a lazy negation, or with features apart
-        in memory.
+    ValueError: not two-dimensional, empty, not where it can be worked on, requiring gradients, a lazy negation,
+        or with features apart in memory.
     """
     if isinstance(x, Rows):
         return x
     where = f"[{function}] expected {name}"
+    found = _on_gpu(x, name, where, function, gpu)
+    if found is not None:
+        return found
     values, dtype = _as_numpy(x, name, where)
     if dtype not in DTYPES:
         raise TypeError(f"{where} of dtype float16, bfloat16, float32 or float64, got {dtype}{_cast(dtype, name)}")
-    if values.ndim != 2:
-        raise ValueError(f"{where} with two dimensions [rows, columns], got shape {tuple(values.shape)}")
-    if 0 in values.shape:
-        raise ValueError(
-            f"{where} with at least one row and one column, got shape {tuple(values.shape)}, which is empty"
-        )
+    _require_matrix(tuple(values.shape), where)
     if values.shape[1] > 1 and values.strides[1] != values.itemsize:
         cure = f"{name}.contiguous()" if hasattr(x, "contiguous") else f"numpy.ascontiguousarray({name})"
         raise ValueError(
@@ -132,6 +180,46 @@ def as_rows(x: Any, *, function: str, name: str) -> Rows:
     if not values.dtype.isnative:
         raise TypeError(f"{where} in the machine's byte order, got dtype {values.dtype.str}")
     return Rows(values, dtype, name)
+
+
+def _require_matrix(shape: tuple[int, ...], where: str) -> None:
+    if len(shape) != 2:
+        raise ValueError(f"{where} with two dimensions [rows, columns], got shape {shape}")
+    if 0 in shape:
+        raise ValueError(f"{where} with at least one row and one column, got shape {shape}, which is empty")
+
+
+def _on_gpu(x: Any, name: str, where: str, function: str, allowed: bool) -> DeviceRows | None:
+    """Rows of an array that does not lie on the CPU; None for all others."""
+    torch = sys.modules.get("torch")
+    framework = type(x).__module__.partition(".")[0]
+    if torch is not None and isinstance(x, torch.Tensor):
+        if x.device.type == "cpu":
+            return None
+        cuda, place = x.device.type == "cuda", f"device {x.device}"
+    elif not isinstance(x, np.ndarray) and hasattr(x, "__dlpack__") and hasattr(x, "__dlpack_device__"):
+        kind, number = (int(part) for part in x.__dlpack_device__())
+        if kind == _CPU:
+            return None
+        cuda, place = kind == _CUDA, f"a {framework} array on DLPack device {kind}:{number}"
+    else:
+        return None
+    if not (allowed and cuda):
+        raise ValueError(f"{where} on the CPU (this build has no GPU operations for {function} there), got {place}")
+    import torch
+
+    if isinstance(x, torch.Tensor):
+        _require_plain(x, name, where)
+        tensor, made_by = x, "torch"
+    else:
+        tensor, made_by = torch.from_dlpack(x), {"jaxlib": "jax"}.get(framework, framework)
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    if dtype not in DTYPES:
+        raise TypeError(f"{where} of dtype float16, bfloat16, float32 or float64, got {dtype}{_cast(dtype, name)}")
+    _require_matrix(tuple(tensor.shape), where)
+    if tensor.shape[1] > 1 and tensor.stride(1) != 1:
+        raise ValueError(f"{where} with contiguous features (row-major), got strides {tensor.stride()} elements")
+    return DeviceRows(tensor, dtype, name, made_by)
 
 
 def _as_numpy(x: Any, name: str, where: str) -> tuple[np.ndarray, str]:
@@ -145,12 +233,6 @@ def _as_numpy(x: Any, name: str, where: str) -> tuple[np.ndarray, str]:
     if isinstance(x, np.ndarray):
         values = np.asarray(x)  # a subclass, such as numpy.matrix, brings rules of its own
     elif hasattr(x, "__dlpack__") and hasattr(x, "__dlpack_device__"):
-        kind = int(x.__dlpack_device__()[0])
-        if kind != 1:  # DLPack's number of the CPU
-            root = type(x).__module__.partition(".")[0]
-            raise ValueError(
-                f"{where} on the CPU (this build has no CUDA operations), got a {root} array on DLPack device {kind}"
-            )
         values = np.from_dlpack(x)
     else:
         raise TypeError(
@@ -183,8 +265,19 @@ def _cast(dtype: str, name: str) -> str:
 def _torch_as_numpy(x: Any, name: str, where: str) -> tuple[np.ndarray, str]:
     import torch
 
-    if x.device.type != "cpu":
-        raise ValueError(f"{where} on the CPU (this build has no CUDA operations), got device {x.device}")
+    _require_plain(x, name, where)
+    try:
+        if x.dtype == torch.bfloat16:
+            return x.view(torch.int16).numpy().view(np.uint16), "bfloat16"
+        return x.numpy(), str(x.dtype).removeprefix("torch.")
+    except (RuntimeError, TypeError) as error:  # a subclass without memory of its own
+        raise TypeError(f"{where} as a tensor that numpy can read, got {type(x).__name__}") from error
+
+
+def _require_plain(x: Any, name: str, where: str) -> None:
+    """Refuse a torch tensor that is no dense matrix of floats without gradient."""
+    import torch
+
     if x.requires_grad:
         raise ValueError(f"{where} without gradient, got a tensor with requires_grad=True; pass {name}.detach()")
     if x.layout != torch.strided:
@@ -196,12 +289,6 @@ def _torch_as_numpy(x: Any, name: str, where: str) -> tuple[np.ndarray, str]:
         raise ValueError(
             f"{where} in memory, got a tensor whose negation is still to be done; pass {name}.resolve_neg()"
         )
-    try:
-        if x.dtype == torch.bfloat16:
-            return x.view(torch.int16).numpy().view(np.uint16), "bfloat16"
-        return x.numpy(), str(x.dtype).removeprefix("torch.")
-    except (RuntimeError, TypeError) as error:  # a subclass without memory of its own
-        raise TypeError(f"{where} as a tensor that numpy can read, got {type(x).__name__}") from error
 
 
 def tracks_gradient(*arrays: Any) -> bool:
@@ -215,8 +302,30 @@ def same_inputs(x: Rows, y: Rows, *, function: str) -> int:
 
     Raises
     ------
-    ValueError: the two differ.
+    ValueError: the two differ, or lie on different devices.
     """
+    same_device(x, y, function=function)
     if len(x) != len(y):
         raise ValueError(f"[{function}] expected {y.name} with {len(x)} rows like {x.name}, got {len(y)}")
     return len(x)
+
+
+def same_device(x: Rows, y: Rows, *, function: str) -> None:
+    """Refuse rows that lie on different devices.
+
+    Raises
+    ------
+    ValueError: as said.
+    """
+    if x.device != y.device:
+        raise ValueError(f"[{function}] expected {y.name} on {x.device} like {x.name}, got {y.device}")
+
+
+def on_cpu(array: Any) -> np.ndarray:
+    """An array of any framework and device as a numpy array; itself if it is one."""
+    if isinstance(array, np.ndarray):
+        return array
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(array, torch.Tensor):
+        return array.cpu().numpy()
+    return array.get() if hasattr(array, "get") else np.array(array)  # CuPy's word for it; JAX

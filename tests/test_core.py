@@ -819,14 +819,6 @@ def test_refused_threads_are_done_without() -> None:
     assert run.stdout.strip() == "True" or run.stderr.strip() == "MemoryError", run.stderr
 
 
-@pytest.mark.skipif(_core.cuda_available(), reason="built with CUDA")
-@pytest.mark.parametrize("name", ["cuda_kernel_sums", "cuda_nearest"])
-def test_without_cuda_its_operations_say_so(name: str) -> None:
-    assert _core.cuda_available() is False
-    with pytest.raises(RuntimeError, match="built without CUDA: rebuild with -DREPSIM_CUDA=ON"):
-        getattr(_core, name)(np.zeros((2, 2), np.float32))
-
-
 # ------------------------------------------------------------------------------------------------------------ refusals
 
 

@@ -15,6 +15,9 @@ import pytest
 SOURCES = Path(__file__).parents[1] / "repsim"
 HEAVY = ("torch", "transformers", "sklearn", "matplotlib", "pandas", "pyarrow")
 
+# Built from csrc/; the second one only where there is CUDA.
+NATIVE = ("_core", "_cuda")
+
 # What each room may import. A room imports itself, and nothing that is not named here.
 FLOOR = {
     "arguments": set(),
@@ -28,7 +31,7 @@ FLOOR = {
 LIBRARY = {
     "kernels": {"arguments"},
     "blocks": {"arguments", "arrays", "store"},
-    "reductions": {"arguments", "arrays", "store", "kernels", "blocks", "_core"},
+    "reductions": {"arguments", "arrays", "store", "kernels", "blocks", *NATIVE},
     "calibration": {"arguments", "arrays", "store", "kernels", "blocks", "reductions"},
     "measures": {"arguments", "arrays", "store", "kernels", "blocks", "reductions", "calibration", "whole_files"},
     "streaming": {"arguments", "arrays", "kernels", "reductions", "calibration", "measures"},
@@ -141,7 +144,7 @@ def room(module: str) -> str:
     parts = module.split(".")
     if len(parts) == 1:
         return ""
-    known = {*ROOMS, *JOIN_EVERYTHING, "_core", "__main__"}
+    known = {*ROOMS, *JOIN_EVERYTHING, *NATIVE, "__main__"}
     exists = (SOURCES / parts[1]).is_dir() or (SOURCES / f"{parts[1]}.py").is_file()
     return parts[1] if parts[1] in known or exists else ""
 
@@ -159,7 +162,7 @@ def wrong_imports(module: str, path: Path, source: str | None = None) -> list[st
         if target.split(".")[0] != "repsim":
             continue
         there = room(target)
-        if (may is not None and there not in may) or (there == "_core" and here != "reductions"):
+        if (may is not None and there not in may) or (there in NATIVE and here != "reductions"):
             wrong.append(f"{module}:{line} imports {target}")
     return wrong
 
@@ -193,6 +196,7 @@ def test_the_wings_do_not_touch() -> None:
         pytest.param("repsim.measures.cka", "from ..compare import compare", id="relative"),
         pytest.param("repsim.measures.cka", "from repsim import _core", id="native-module"),
         pytest.param("repsim.measures.cka", "import repsim._core", id="native-module-by-name"),
+        pytest.param("repsim.measures.cka", "from repsim import _cuda", id="gpu-module"),
         pytest.param("repsim.experiments.sweep", "from repsim._core import nearest", id="native-module-from-a-study"),
         pytest.param("repsim.training.vision", "import repsim.measures", id="study-to-library"),
         pytest.param("repsim.compare", "import importlib\nimportlib.import_module('repsim.report')", id="by-string"),

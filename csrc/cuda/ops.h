@@ -113,10 +113,10 @@ void distance_histogram(const TilePair& pair, Distance distance, const Tile& til
 // The candidates of every row. keys are in any order; floors[i] is the key of the `kept`-th best that row i has known,
 // kNoFloor at first: no row whose key is below it is among the `kept` best.
 struct Candidates {
-  uint64_t* keys;     // [rows, capacity]
-  int32_t* counts;    // [rows], zero at first
-  uint64_t* floors;   // [rows]
-  int64_t capacity;   // a power of two, at least kept + kLeastSpare
+  uint64_t* keys;    // [rows, capacity]
+  int32_t* counts;   // [rows], zero at first
+  uint64_t* floors;  // [rows]
+  int64_t capacity;  // a power of two, at least kept + kLeastSpare
 };
 constexpr uint64_t kNoFloor = uint64_t{0x00800000u} << 32;  // the key of -FLT_MAX, in the last place
 constexpr int64_t kLeastSpare = 64;
@@ -139,7 +139,7 @@ void rank_neighbours(const Ranking& ranking, const Candidates& candidates, const
 // once, and 2 depth flop for each score found.
 void settle_neighbours(const float* products /* [rows, pitch] */, const float* half_i /* [rows] or null */,
                        const float* half_j /* [columns] or null */, const Tile& tile, const Ranking& ranking,
-                       const Certificate& certificate, int64_t* indices /* [rows, k] */,
-                       double* scores /* [rows, k] */, int32_t* unbounded /* [1] */, void* stream);
+                       const Certificate& certificate, int64_t* indices /* [rows, k] */, double* scores /* [rows, k] */,
+                       int32_t* unbounded /* [1] */, void* stream);
 
 }  // namespace repsim::cuda

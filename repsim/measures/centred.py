@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import reductions
 from ..arguments import Progress, memory_budget, thread_count, whole_number
-from ..arrays import Rows, as_rows, same_inputs
+from ..arrays import DeviceRows, Rows, as_rows, same_inputs
 from ..calibration import Null, trace_product_moments, trace_product_skewness
 from ..kernels import Bandwidth, Kernel, Linear, as_kernel
 from ..reductions import HsicSums, RowTerms, ThirdMoments
@@ -92,7 +92,7 @@ class CentredKernels:
         ------
         ValueError: a matrix has a norm that rounding alone could have left.
         """
-        rounding = self.sums.rounding if self.precision == "float32" else np.zeros(len(names))
+        rounding = self.sums.rounding if self.precision != "float64" else np.zeros(len(names))
         for rows, norm, least in zip(names, np.diag(self.inner), rounding, strict=True):
             if not norm > least:
                 raise ValueError(
@@ -119,8 +119,9 @@ def checked_sides(
     """
     check_estimator(estimator, function=function)
     chosen = as_kernel(kernel, function=function)
-    left = [as_rows(x, function=function, name="x") for x in xs]
-    right = [as_rows(y, function=function, name="y") for y in ys]
+    gpu = reductions.has_gpu_operations()
+    left = [as_rows(x, function=function, name="x", gpu=gpu) for x in xs]
+    right = [as_rows(y, function=function, name="y", gpu=gpu) for y in ys]
     for rows in right + left:
         same_inputs(left[0], rows, function=function)
     least = LEAST_ROWS[estimator]
@@ -143,6 +144,7 @@ def centred_kernels(
     memory: int | str | None = None,
     block_rows: int | None = None,
     progress: Progress | None = None,
+    precision: str = "highest",
 ) -> CentredKernels:
     """Every matrix of the left side with every one of the right, each made once.
 
@@ -161,31 +163,60 @@ def centred_kernels(
             f"[{function}] expected {rows[0].name} with at least {LEAST_ROWS[estimator] + 1} rows for the jackknife, "
             f"got {len(rows[0])}"
         )
-    if kernel == Linear() and _in_feature_space(rows, len(left)):
-        sums = reductions.feature_sums(
-            rows, len(left), function=function, threads=count, memory=budget, progress=progress
-        )
+    check_precision(precision, rows[0], function=function)
+    with reductions.working_on(rows[0], function=function):
+        return _centred(
+            rows, len(left), estimator, kernel, function=function, jackknife=jackknife, threads=count, budget=budget,
+            block_rows=block_rows, progress=progress, precision=precision,
+        )  # fmt: skip
+
+
+def check_precision(precision: Any, rows: Rows, *, function: str) -> None:
+    """Raises ValueError for a precision of no known name, or one that only GPUs have where the rows are on the CPU."""
+    if precision not in reductions.PRECISIONS:
+        raise ValueError(f"[{function}] expected precision 'highest', 'high' or 'medium', got {precision!r}")
+    if precision != "highest" and not isinstance(rows, DeviceRows):
+        raise ValueError(f"[{function}] expected precision 'highest' for rows on the CPU, got {precision!r}")
+
+
+def _centred(
+    rows: list[Rows],
+    left: int,
+    estimator: str,
+    kernel: Kernel,
+    *,
+    function: str,
+    jackknife: bool,
+    threads: int,
+    budget: int | None,
+    block_rows: int | None,
+    progress: Progress | None,
+    precision: str,
+) -> CentredKernels:
+    # On a GPU the rows stay there: leaving inputs out is done by tiles.
+    if kernel == Linear() and _in_feature_space(rows, left) and not (jackknife and isinstance(rows[0], DeviceRows)):
+        sums = reductions.feature_sums(rows, left, function=function, threads=threads, memory=budget, progress=progress)
         # Where one input outweighs all others, the debiased form is a difference of nearly equal sums; the tiles,
         # which leave the diagonal out, do not have to take it.
         if estimator == "biased" or (np.diag(sums.debiased) > sums.rounding).all():
             terms = None
             if jackknife:
                 terms = reductions.feature_row_terms(
-                    rows, len(left), estimator, sums.scales, function=function, threads=count
+                    rows, left, estimator, sums.scales, function=function, threads=threads
                 )
             thirds = [reductions.third_moments(one, kernel) for one in rows]
             return CentredKernels(estimator, sums, thirds, terms).require_variance(rows, function)
 
     def typical(one: Rows, leaf: Bandwidth) -> float:
         return reductions.median_distance(
-            one, distance=leaf.distance, sample=leaf.sample, function=function, threads=count, memory=budget,
+            one, distance=leaf.distance, sample=leaf.sample, function=function, threads=threads, memory=budget,
             block_rows=block_rows,
         )  # fmt: skip
 
     kernels = [kernel.resolve(functools.partial(typical, one)) for one in rows]
     sums, terms = reductions.kernel_sums(
-        rows, len(left), kernels, function=function, threads=count, memory=budget, block_rows=block_rows,
-        progress=progress, row_terms=estimator if jackknife else None,
+        rows, left, kernels, function=function, threads=threads, memory=budget, block_rows=block_rows,
+        progress=progress, row_terms=estimator if jackknife else None, precision=precision,
     )  # fmt: skip
     thirds = [reductions.third_moments(one, own) for one, own in zip(rows, kernels, strict=True)]
     return CentredKernels(estimator, sums, thirds, terms).require_variance(rows, function)

@@ -80,6 +80,7 @@ def cka(
     memory: int | str | None = None,
     block_rows: int | None = None,
     progress: Progress | None = None,
+    precision: str = "highest",
 ) -> Similarity:
     """Centred kernel alignment of two representations of the same inputs: HSIC(x, y) / sqrt(HSIC(x, x) HSIC(y, y)).
 
@@ -92,7 +93,7 @@ def cka(
 
     Parameters
     ----------
-    x, y: [n, d] and [n, d'] arrays (numpy, memmap, torch CPU, DLPack) of float16, bfloat16, float32 or float64.
+    x, y: [n, d] and [n, d'] arrays (numpy, memmap, torch, DLPack) of float16, bfloat16, float32 or float64.
     estimator: "debiased" (Song et al. 2012, HSIC_1; at least 4 inputs; may be negative) or "biased" (Gretton et
         al. 2005; at least 2; grows towards 1 with d / n whatever the data).
     kernel: "linear", "cosine", "polynomial", "rbf", "laplacian_l2" or "laplacian_l1" (the last three with sigma = the
@@ -105,6 +106,13 @@ def cka(
         result does not depend on it.
     block_rows: rows packed at a time, in whole tiles of 192 (default: what fits the memory); nor on this.
     progress: called with (steps done, steps in all).
+    precision: of the rows in the products of tiles on a GPU, in torch's words: "highest" (float32), "high" (rounded to
+        tf32) or "medium" (to bfloat16). Sums stay exact integers. On the CPU there is "highest" only.
+
+    x and y may lie on one GPU of compute capability 8.0 or later (torch, CuPy, JAX, DLPack), where this build has the
+    operations for it. They are worked on where they lie, on torch's current stream; ``threads`` then does not matter,
+    ``memory`` is of the GPU (default: half of what is free), and its tiles have up to 3072 rows. A sample of up to
+    2 048 rows is read on the CPU.
 
     Returns
     -------
@@ -140,6 +148,7 @@ def cka(
         memory=memory,
         block_rows=block_rows,
         progress=progress,
+        precision=precision,
     ).at(0, 0, "cka")
 
 
@@ -184,6 +193,7 @@ def hsic(
     memory: int | str | None = None,
     block_rows: int | None = None,
     progress: Progress | None = None,
+    precision: str = "highest",
 ) -> Similarity:
     """Hilbert-Schmidt independence criterion: tr(KHLH) / (n - 1)^2 ("biased") or HSIC_1 ("debiased").
 
@@ -204,7 +214,7 @@ def hsic(
     (left, right), chosen = checked_sides([x], [y], estimator, kernel, "hsic")
     made = centred_kernels(
         left, right, estimator, chosen, function="hsic", jackknife=jackknife, threads=threads, memory=memory,
-        block_rows=block_rows, progress=progress,
+        block_rows=block_rows, progress=progress, precision=precision,
     )  # fmt: skip
     unit = made.hsic_unit(0, 1, "hsic")
     cell = (float(made.inner[0, 1]) * unit, made.null(0, 1).scaled(1 / unit), None)
@@ -234,6 +244,7 @@ def cka_grid(
     memory: int | str | None = None,
     block_rows: int | None = None,
     progress: Progress | None = None,
+    precision: str = "highest",
     function: str = "cka",
 ) -> Grid:
     """:func:`cka` between every layer in ``xs`` [n, d_i] and every layer in ``ys`` [n, d_j], each tile made once.
@@ -243,7 +254,7 @@ def cka_grid(
     (left, right), chosen = checked_sides(xs, ys, estimator, kernel, function)
     made = centred_kernels(
         left, right, estimator, chosen, function=function, jackknife=jackknife, threads=threads, memory=memory,
-        block_rows=block_rows, progress=progress,
+        block_rows=block_rows, progress=progress, precision=precision,
     )  # fmt: skip
     errors = np.empty((len(left), len(right))) if jackknife else None
     cells = []

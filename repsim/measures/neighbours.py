@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import reductions
 from ..arguments import Progress, memory_budget, thread_count, whole_number
-from ..arrays import as_rows, same_inputs
+from ..arrays import DeviceRows, Rows, as_rows, on_cpu, same_device, same_inputs
 from .graph_file import read_graph, write_graph
 from .registry import Measure, invariant_to, register
 
@@ -47,7 +47,8 @@ class Neighbours:
     """The k nearest rows of every row, best first.
 
     ``indices`` [n, k] int64; ``scores`` [n, k] float32, larger is nearer: the cosine, the inner product, or minus the
-    Euclidean distance. ``base_rows`` rows were searched; ``excludes_self`` says that they are the rows themselves.
+    Euclidean distance; numpy arrays or, for rows on a GPU, arrays there of the framework that the rows came from.
+    ``base_rows`` rows were searched; ``excludes_self`` says that they are the rows themselves.
     ``filter`` says what proposed the candidates, "float32" or "bfloat16"; the lists are the same. ``scanned`` rows had
     neighbours too close together for it: they were searched a second time, by float64 scores of all that float32 could
     not rule out. ``certified`` graphs are proven exact in every row: each score of a filter is known to lie within a
@@ -63,6 +64,18 @@ class Neighbours:
     scanned: int = 0
     filter: str = ""
     certified: bool = False
+
+    def cpu(self) -> Neighbours:
+        """The same graph with numpy arrays, which saving it and the measures of graphs take; itself if it has them.
+
+        Example::
+
+            graph = repsim.nearest(x, k=10)                  # x a tensor on a GPU: graph.indices is one too
+            repsim.mutual_knn(graph.cpu(), other.cpu())
+        """
+        if isinstance(self.indices, np.ndarray) and isinstance(self.scores, np.ndarray):
+            return self
+        return replace(self, indices=on_cpu(self.indices), scores=on_cpu(self.scores))
 
     @property
     def n(self) -> int:
@@ -89,7 +102,7 @@ class Neighbours:
         path: the file; it is there under this name only when it is whole, in the place of one before. Indices are
             stored as int32 where they fit.
         """
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {field.name: getattr(self.cpu(), field.name) for field in fields(self)}
         arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
         if self.base_rows <= np.iinfo(np.int32).max:
             arrays["indices"] = self.indices.astype(np.int32)
@@ -208,30 +221,36 @@ def _graph(
     progress: Progress | None = None,
 ) -> Neighbours:
     check_metric(metric, function=function)
-    _check_filter(filter, function=function)
-    rows = as_rows(x, function=function, name=name)
-    others = None if base is None else as_rows(base, function=function, name="base")
+    gpu = reductions.has_gpu_operations()
+    rows = as_rows(x, function=function, name=name, gpu=gpu)
+    others = None if base is None else as_rows(base, function=function, name="base", gpu=gpu)
+    if others is not None:
+        same_device(rows, others, function=function)
+    _check_filter(filter, rows, function=function)
     if others is not None and others.depth != rows.depth:
         raise ValueError(f"[{function}] expected base with {rows.depth} columns like {name}, got {others.depth}")
     most = len(rows) - 1 if others is None else len(others)
     check_k(k, most, most + (others is None), function=function)
     if block_rows is not None:
         whole_number(block_rows, "block_rows", function=function)
-    found = reductions.nearest(
-        rows,
-        others,
-        int(k),
-        metric,
-        function=function,
-        filter=filter,
-        threads=thread_count(threads, function=function),
-        memory=memory_budget(memory, function=function),
-        block_rows=block_rows,
-        progress=progress,
-    )
+    threads, budget = thread_count(threads, function=function), memory_budget(memory, function=function)
+    with reductions.working_on(rows, function=function):
+        found = reductions.nearest(
+            rows,
+            others,
+            int(k),
+            metric,
+            function=function,
+            filter=filter,
+            threads=threads,
+            memory=budget,
+            block_rows=block_rows,
+            progress=progress,
+        )
+    returned = rows.returned if isinstance(rows, DeviceRows) else lambda array: array
     return Neighbours(
-        found.indices,
-        found.scores,
+        returned(found.indices),
+        returned(found.scores),
         metric,
         base_rows=len(rows) if others is None else len(others),
         excludes_self=others is None,
@@ -248,10 +267,10 @@ def check_metric(metric: str, *, function: str, among: Sequence[str] = METRICS) 
         raise ValueError(f"[{function}] expected metric {', '.join(others)} or {last}, got {metric!r}")
 
 
-def _check_filter(filter: str, *, function: str) -> None:
+def _check_filter(filter: str, rows: Rows, *, function: str) -> None:
     if filter not in FILTERS:
         raise ValueError(f"[{function}] expected filter 'auto', 'float32' or 'bfloat16', got {filter!r}")
-    if filter == "bfloat16" and not reductions.has_bfloat16():
+    if filter == "bfloat16" and not (isinstance(rows, DeviceRows) or reductions.has_bfloat16()):
         raise ValueError(
             f"[{function}] expected filter 'auto' or 'float32' on a CPU without AVX512-BF16, got 'bfloat16'"
         )
@@ -275,7 +294,8 @@ def require_lists(graph: Neighbours, name: str, *, function: str) -> None:
     for what, array, dtype in (("indices", indices, np.int64), ("scores", scores, np.float32)):
         if not isinstance(array, np.ndarray) or array.dtype != dtype:
             got = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
-            raise TypeError(f"[{function}] expected {name} with {what} of dtype {np.dtype(dtype)}, got {got}")
+            cure = "; pass graph.cpu()" if hasattr(array, "__dlpack__") and not isinstance(array, np.ndarray) else ""
+            raise TypeError(f"[{function}] expected {name} with {what} of dtype {np.dtype(dtype)}, got {got}{cure}")
         if array.ndim != 2 or 0 in array.shape or array.shape != indices.shape or not array.flags.c_contiguous:
             raise ValueError(
                 f"[{function}] expected {name} with contiguous {what} [n, k], got shape {array.shape}, strides "
@@ -294,14 +314,15 @@ def graph_pair(
 ) -> tuple[Neighbours, Neighbours]:
     """The graphs of two arrays of the same inputs; two graphs as they are."""
     if isinstance(x, Neighbours) and isinstance(y, Neighbours):
-        return x, y
+        return x.cpu(), y.cpu()
     if isinstance(x, Neighbours) or isinstance(y, Neighbours):
         raise TypeError(
             f"[{function}] expected x and y both as arrays or both as graphs of repsim.nearest, got one of each"
         )
-    rows = [as_rows(each, function=function, name=name) for each, name in ((x, "x"), (y, "y"))]
+    gpu = reductions.has_gpu_operations()
+    rows = [as_rows(each, function=function, name=name, gpu=gpu) for each, name in ((x, "x"), (y, "y"))]
     same_inputs(*rows, function=function)
-    first, second = (_graph(each, k, metric, function, each.name, threads=threads) for each in rows)
+    first, second = (_graph(each, k, metric, function, each.name, threads=threads).cpu() for each in rows)
     return first, second
 
 

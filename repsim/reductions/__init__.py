@@ -1,6 +1,7 @@
 """Sums over all pairs of inputs and nearest neighbours, streamed: the only room that calls the native core."""
 
 from .centre import column_sums, equal_rows, finite_block, robust_centre, squared_norms
+from .device import PRECISIONS, has_gpu_operations, working_on
 from .dissimilarities import KINDS as DISSIMILARITIES
 from .dissimilarities import Dissimilarities, directions, dissimilarities_of, dissimilarity_pairs, dissimilarity_tiles
 from .distances import median_distance
@@ -26,6 +27,7 @@ from .tiles import kernel_sums
 
 __all__ = [
     "DISSIMILARITIES",
+    "PRECISIONS",
     "Dissimilarities",
     "HsicSums",
     "ListedRows",
@@ -50,6 +52,7 @@ __all__ = [
     "fold_products",
     "has_bfloat16",
     "has_fourth_powers",
+    "has_gpu_operations",
     "kernel_sums",
     "list_sums",
     "list_terms",
@@ -64,4 +67,5 @@ __all__ = [
     "squared_norms",
     "third_moments",
     "tiles_flop",
+    "working_on",
 ]

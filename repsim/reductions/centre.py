@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from .. import _core, blocks
-from ..arrays import Rows
+from ..arrays import DeviceRows, Rows
+from . import device
 
 _TOGETHER = 16  # sampled rows read at a time
 
@@ -57,7 +59,7 @@ def column_sums(rows: Rows, *, function: str, threads: int, first: int = 0) -> n
     """[d] float64; ``first`` is the number by which an error names the first of the rows."""
     total, sums = np.zeros(rows.depth), np.empty(rows.depth)
     for start, stop in rows.sweep():
-        bad = _core.column_sums(rows.values[start:stop], rows.dtype, sums, threads)
+        bad = device.native(rows).column_sums(rows.values[start:stop], rows.dtype, sums, threads)
         if bad >= 0:
             raise not_finite(rows, first + start + bad, function=function)
         total += sums
@@ -87,7 +89,7 @@ def finite_block(rows: Rows, which: slice | np.ndarray, *, function: str) -> np.
 def squared_norms(rows: Rows, shift: np.ndarray | None, *, function: str, threads: int) -> np.ndarray:
     norms = np.empty(len(rows))
     for start, stop in rows.sweep():
-        _core.squared_norms(rows.values[start:stop], rows.dtype, shift, norms[start:stop], threads)
+        device.native(rows).squared_norms(rows.values[start:stop], rows.dtype, shift, norms[start:stop], threads)
     longest = float(norms.max())
     if not math.isfinite(longest):
         column_sums(rows, function=function, threads=threads)  # names a row that is not finite
@@ -107,15 +109,19 @@ def _underflow(rows: Rows, shift: np.ndarray | None) -> bool:
 
 @dataclass(frozen=True)
 class Packer:
-    """Packs blocks of (row - shift) * scale - offset for the native tiles."""
+    """Packs blocks of (row - shift) * scale - offset for the native tiles; ``words``: on a GPU, as what."""
 
     rows: Rows
     shift: np.ndarray | None
     scale: np.ndarray  # [n], possibly one number repeated without memory
     threads: int
     offset: np.ndarray | None = None
+    words: str = "float32"
 
-    def block(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    def block(self, first: int, count: int) -> tuple[Any, Any]:
+        """What the native tiles take of rows [first, first + count), and half the squared norms of the packed rows."""
+        if isinstance(self.rows, DeviceRows):
+            return self.on_device(first, count, self.words)[:2]
         panels = blocks.empty_panels(count, self.rows.depth)
         halves = np.empty(count, np.float32)
         scale = np.ascontiguousarray(self.scale[first : first + count])
@@ -140,6 +146,15 @@ class Packer:
                 self.threads,
             )  # fmt: skip
         return panels, halves, residuals
+
+    def on_device(
+        self, first: int, count: int, words: str, *, residuals: bool = False
+    ) -> tuple[device.Packed, Any, Any]:
+        """The same of rows on a GPU, as tensors, and how far each packed row lies from the row it stands for."""
+        return device.pack(
+            self.rows.part(first, first + count), self.shift, self.scale[first : first + count], self.offset, words,
+            tile=device.tile_rows(len(self.rows)), residuals=residuals,
+        )  # fmt: skip
 
 
 def _panels_before(row: int) -> int:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .. import _core, blocks
+from .. import blocks
 from ..arguments import Progress
 from ..arrays import Rows
+from . import device
 from .centre import Packer, evenly_spaced, power_of_two_below, robust_centre
 
 if TYPE_CHECKING:
@@ -59,9 +60,7 @@ def median_distance(
                 f"got row {int(c.squared_norms.argmax())} at {farthest / guess:.3g} median distances from the middle"
             )
         packer = Packer(rows, c.middle, np.broadcast_to(unit, len(rows)), threads)
-        plan = blocks.traversal(
-            len(rows), len(rows), [rows.depth], symmetric=True, block_rows=block_rows, memory=memory, function=function
-        )
+        plan = device.square_traversal(rows, [rows.depth], block_rows=block_rows, memory=memory, function=function)
         low, high = _streamed_median(packer, distance, guess * unit, plan, progress)
         low, high = low / unit, high / unit
     median = (low + high) / 2
@@ -130,8 +129,9 @@ def _counts(
 ) -> np.ndarray:
     """[BINS + 1]: how many distances have bits, without the lowest ``dropped``, below first, first + 1, and so on."""
     bins, below = np.zeros(BINS, np.int64), 0
+    count = device.native(packer.rows).distance_histogram
     for done, (i, j, span) in enumerate(plan.blocks(packer.block)):
-        below += _core.distance_histogram(i, j, distance, span.as_tuple(), dropped, first, bins, packer.threads)
+        below += count(i, j, distance, span.as_tuple(), dropped, first, bins, packer.threads)
         if progress:
             progress(done + 1, len(plan))
     return np.concatenate([[below], below + np.cumsum(bins)])

@@ -9,7 +9,8 @@ import numpy as np
 
 from .. import _core, blocks
 from ..arguments import Progress, require_memory
-from ..arrays import RESIDENT_BYTES, Rows
+from ..arrays import RESIDENT_BYTES, DeviceRows, Rows
+from . import device_moments
 from .centre import power_of_two_below
 from .moments import Centred, FeatureMoments, lifted_bytes, provisional_origin, room_for
 from .sums import HsicSums, asked_pairs
@@ -30,7 +31,8 @@ def feature_sums(
 
     Every matrix is read once. With ``memory``, in bytes, products that do not fit at once are made in several passes,
     each of which reads the matrices of its pairs. Memory: (d + 2) (d' + 2) float64 for every pair of a pass, at most
-    128 MiB of lifted rows (512 rows where they are wider), and 8 MiB of a memory map. Cost: 2 n d d' flop a pair, half
+    128 MiB of lifted rows (512 rows where they are wider), and 8 MiB of a memory map. On a GPU all products are made at
+    once, in a second pass over the rows, about their means. Cost: 2 n d d' flop a pair, half
     of that for a matrix with itself.
 
     Raises
@@ -39,6 +41,10 @@ def feature_sums(
         of float64, or the memory does not hold one pair.
     """
     n = len(matrices[0])
+    if isinstance(matrices[0], DeviceRows):
+        made = device_moments.feature_moments(matrices, asked_pairs(len(matrices), left), function=function)
+        made.check_lengths(matrices, function=function)
+        return sums_of(len(matrices), {pair: made.centred(*pair) for pair in made.products})
     plan = _passes(matrices, asked_pairs(len(matrices), left), memory, function)
     origins = [provisional_origin(rows) for rows in matrices]
     steps = sum(-(-n // room) for _, room in plan)

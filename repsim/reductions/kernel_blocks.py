@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from .. import _core
-from ..arrays import Rows
+from ..arrays import DeviceRows, Rows
 from ..kernels import Bandwidth, Cosine, Kernel, LaplacianL1, LaplacianL2, Leaf, Polynomial
+from . import device
 from .centre import Centre, Packer, a_few, power_of_two_below, robust_centre, squared_norms
 
 _EPS64 = float(np.finfo(np.float64).eps)
@@ -19,13 +20,13 @@ _NATIVE = {LaplacianL1: "laplacian_l1", LaplacianL2: "laplacian_l2"}
 
 @dataclass(frozen=True)
 class Factor:
-    """A leaf in the words of the native core. ``bias`` [n] float32 is what a polynomial adds to the products."""
+    """A leaf in the words of the native core. ``bias`` [n] float32, where the rows are, is what a polynomial adds."""
 
     packing: int
     kernel: str
     gain: float
     coefficients: tuple[float, ...] = ()
-    bias: np.ndarray | None = None
+    bias: Any = None
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class KernelBlocks:
     def depths(self) -> list[int]:
         return [packer.rows.depth for packer in self.packers]
 
-    def block(self, first: int, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    def block(self, first: int, count: int) -> list[tuple[Any, Any]]:
         """The packed rows [first, first + count) of every packing."""
         return [packer.block(first, count) for packer in self.packers]
 
@@ -76,22 +77,22 @@ class KernelBlocks:
         return (*sides, factor.kernel, factor.gain, list(factor.coefficients))
 
 
-def prepare(rows: Rows, kernel: Kernel, *, function: str, threads: int) -> KernelBlocks:
-    """Pack the rows for every leaf of the kernel, whose bandwidths are numbers.
+def prepare(rows: Rows, kernel: Kernel, *, function: str, threads: int, words: str = "float32") -> KernelBlocks:
+    """Pack the rows for every leaf of the kernel, whose bandwidths are numbers; ``words``: on a GPU, as what.
 
     Raises
     ------
     ValueError: rows that are not finite, all equal, or of values beyond the range of float64 squares; zero rows under
         the cosine; a kernel whose values float64 cannot hold.
     """
-    return _Preparation(rows, kernel, function, threads).blocks()
+    return _Preparation(rows, kernel, function, threads, words).blocks()
 
 
 class _Preparation:
     """The packings that the leaves share, each made when the first leaf asks for it."""
 
-    def __init__(self, rows: Rows, kernel: Kernel, function: str, threads: int) -> None:
-        self.rows, self.kernel, self.function, self.threads = rows, kernel, function, threads
+    def __init__(self, rows: Rows, kernel: Kernel, function: str, threads: int, words: str) -> None:
+        self.rows, self.kernel, self.function, self.threads, self.words = rows, kernel, function, threads, words
         self.centre = robust_centre(rows, function=function, threads=threads)
         self.packers: list[Packer] = []
         self.found: dict[str, _Products] = {}
@@ -116,6 +117,10 @@ class _Preparation:
                 diagonal += share * (own_diagonal - shift)
                 error += share * own_error
             self._finite(scale * (1.0 + float(np.abs(diagonal).max() + error.max()) ** 2))
+        if isinstance(self.rows, DeviceRows):
+            factors = [factor for term in terms for factor in term.factors]
+            sizes = len(factors), sum(len(factor.coefficients) for factor in factors)
+            device.check_size(*sizes, function=self.function)
         return KernelBlocks(tuple(self.packers), tuple(terms), diagonal, error, scale)
 
     def _term(
@@ -163,7 +168,7 @@ class _Preparation:
 
     def _pack(self, middle: np.ndarray, unit: float) -> int:
         scale = np.broadcast_to(unit, len(self.rows))
-        self.packers.append(Packer(self.rows, middle, scale, self.threads))
+        self.packers.append(Packer(self.rows, middle, scale, self.threads, words=self.words))
         return len(self.packers) - 1
 
     def _alone(self, leaf: Leaf) -> tuple[float, Factor, np.ndarray, np.ndarray]:
@@ -183,7 +188,7 @@ class _Preparation:
         squares, twice = products.squares, 2.0 * products.bias
         diagonal = first * squares + sum(c * (squares + twice) ** m for m, c in enumerate(rest))
         error = abs(first) * squares + sum(m * abs(c) * (squares + abs(twice)) ** m for m, c in enumerate(rest))
-        factor = Factor(products.packing, "polynomial", first, tuple(rest), products.bias.astype(np.float32))
+        factor = Factor(products.packing, "polynomial", first, tuple(rest), self._bias(products))
         return bound, factor, diagonal, error
 
     def _whole(self, leaf: Leaf) -> tuple[float, Factor, np.ndarray]:
@@ -199,8 +204,11 @@ class _Preparation:
             math.comb(degree, m) * (base / most) ** (degree - m) * (gain / most) ** m for m in range(degree + 1)
         ]
         value = (base + gain * (products.squares + 2.0 * products.bias)) / most
-        factor = Factor(products.packing, "polynomial", 0.0, tuple(coefficients), products.bias.astype(np.float32))
+        factor = Factor(products.packing, "polynomial", 0.0, tuple(coefficients), self._bias(products))
         return bound, factor, value**degree
+
+    def _bias(self, products: _Products) -> Any:
+        return device.placed(self.rows, products.bias.astype(np.float32))
 
     def _finite(self, bound: float) -> float:
         if not 1e-280 < bound < 1e280:
@@ -217,10 +225,10 @@ class _Preparation:
         return self.found[kind]
 
     def _project(self, shift: np.ndarray | None, vector: np.ndarray) -> np.ndarray:
-        products = np.empty(len(self.rows))
+        products, project = np.empty(len(self.rows)), device.native(self.rows).project_rows
         for start, stop in self.rows.sweep():
             part = self.rows.values[start:stop]
-            _core.project_rows(part, self.rows.dtype, shift, vector, products[start:stop], self.threads)
+            project(part, self.rows.dtype, shift, vector, products[start:stop], self.threads)
         return products
 
     def _rows(self) -> _Products:
@@ -243,21 +251,28 @@ class _Preparation:
         middle = np.median(sample / np.sqrt((sample * sample).sum(axis=1, keepdims=True)), axis=0)
         length = float(middle @ middle)
         along = self._project(None, middle) / norms
-        squares = np.empty(len(norms))  # from the differences: directions may be nearly the same
-        at_once = max(2**20 // self.rows.depth, 1)
-        for start in range(0, len(norms), at_once):
-            part = slice(start, start + at_once)
-            apart = self.rows.wide(part) / norms[part, None] - middle
-            squares[part] = np.einsum("ij,ij->i", apart, apart)
+        squares = self._squared_distances(norms, middle)
         if not squares.max() > (8 * _EPS64) ** 2:
             raise ValueError(
                 f"[{self.function}] expected {self.rows.name} whose directions differ, got zero variance "
                 f"(all {len(self.rows)} rows point one way)"
             )
         c = Centre(middle, squares)
-        packer = Packer(self.rows, None, c.unit / norms, self.threads, middle * c.unit)
+        packer = Packer(self.rows, None, c.unit / norms, self.threads, middle * c.unit, self.words)
         self.packers.append(packer)
         return _Products.of(len(self.packers) - 1, c, along - 0.5 * length, np.ones(len(norms)))
+
+    def _squared_distances(self, norms: np.ndarray, middle: np.ndarray) -> np.ndarray:
+        """Of the unit rows to the middle, from the differences: directions may be nearly the same."""
+        if isinstance(self.rows, DeviceRows):
+            return device.squared_norms_of_packed(self.rows, 1 / norms, middle)
+        squares = np.empty(len(norms))
+        at_once = max(2**20 // self.rows.depth, 1)
+        for start in range(0, len(norms), at_once):
+            part = slice(start, start + at_once)
+            apart = self.rows.wide(part) / norms[part, None] - middle
+            squares[part] = np.einsum("ij,ij->i", apart, apart)
+        return squares
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import _core, blocks
 from ..arguments import Progress
-from ..arrays import Rows
+from ..arrays import DeviceRows, Rows
 from .centre import Packer, a_few, column_sums, evenly_spaced, power_of_two_below, squared_norms
 
 # Longest rows that are candidates of every row under the inner product.
@@ -30,8 +30,8 @@ FEW_OPEN = 0.03
 class Found:
     """What a search found, and how: see :class:`repsim.Neighbours`."""
 
-    indices: np.ndarray  # [n, k] int64
-    scores: np.ndarray  # [n, k] float32
+    indices: Any  # [n, k] int64, where the rows are
+    scores: Any  # [n, k] float32
     filter: str
     scanned: int
 
@@ -66,14 +66,17 @@ def nearest(
     """
     symmetric = base is None
     sides, unit = _sides(x, base, metric, function=function, threads=threads)
-    search = _Search(sides[0], sides[-1], symmetric, k, metric, unit, threads, block_rows, memory, function)
+    make: type[Search] = Search
+    if isinstance(x, DeviceRows):
+        from .device_neighbours import DeviceSearch as make  # noqa: N813
+    search = make(sides[0], sides[-1], symmetric, k, metric, unit, threads, block_rows, memory, function)
     n = len(x)
     trying = filter == "auto"
     if trying:
         pays = n > 8 * PILOT and n * len(sides[-1].rows) >= LEAST_PAIRS
-        filter = "bfloat16" if pays and has_bfloat16() else "float32"
+        filter = "bfloat16" if pays and search.multiplies_bfloat16 else "float32"
     packed, margin = search.packed(filter), _margin(filter, k)
-    steps = _Steps(progress)
+    steps = Steps(progress)
     if trying and filter == "bfloat16":
         share, margin = search.try_out(packed, margin)
         if share > MOST_OPEN:
@@ -94,7 +97,7 @@ def _margin(filter: str, k: int) -> int:
     return min(10 + k // 2, 40 + k // 4) if filter == "bfloat16" else 8 + k // 8
 
 
-class _Steps:
+class Steps:
     """Reports steps done of those known so far, and one more for what follows them."""
 
     def __init__(self, progress: Progress | None) -> None:
@@ -113,23 +116,23 @@ class _Steps:
 
 
 @dataclass(frozen=True)
-class _Side:
+class Side:
     """Rows and how they are packed."""
 
     rows: Rows
     packer: Packer
     squared_norms: np.ndarray | None  # [n], only for the cosine
 
-    def at(self, positions: np.ndarray | slice) -> _Side:
+    def at(self, positions: np.ndarray | slice) -> Side:
         rows = replace(self.rows, values=self.rows.values[positions])
         packer = replace(self.packer, rows=rows, scale=self.packer.scale[positions])
-        return _Side(rows, packer, None if self.squared_norms is None else self.squared_norms[positions])
+        return Side(rows, packer, None if self.squared_norms is None else self.squared_norms[positions])
 
 
-class _Packed:
+class PackedSide:
     """The rows of a side as a filter sees them, block by block; all blocks are kept if they fit the budget."""
 
-    def __init__(self, side: _Side, filter: str, slack: float, memory: int | None) -> None:
+    def __init__(self, side: Side, filter: str, slack: float, memory: int | None) -> None:
         self.side, self.filter = side, filter
         n, depth = len(side.rows), side.rows.depth
         self.words = -(-depth // 2) if filter == "bfloat16" else depth
@@ -138,6 +141,10 @@ class _Packed:
         budget = blocks.PACKED_BUDGET if memory is None else memory // 2  # the other half for the other side
         self.keeps_all = n * self.words * 4 <= budget
         self.kept: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def known(self) -> tuple[np.ndarray, np.ndarray]:
+        """Norms of the packed rows and residuals, in float64."""
+        return np.sqrt(2 * self.halves.astype(np.float64)), self.residuals.astype(np.float64)
 
     def block(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         if first in self.kept:
@@ -156,7 +163,7 @@ class _Packed:
 
 
 @dataclass(frozen=True)
-class _Reach:
+class Reach:
     """How far the packed rows of a base can be from the exact ones, in the units of the packed rows."""
 
     ratio: float  # residual <= ratio * norm + floor
@@ -166,9 +173,9 @@ class _Reach:
     heavy: np.ndarray  # candidates of every row: a few long rows would loosen the bound of all
 
     @classmethod
-    def of(cls, base: _Packed, metric: str) -> _Reach:
+    def of(cls, base: PackedSide, metric: str) -> Reach:
         heavy = np.empty(0, np.int64)
-        norms, residuals = np.sqrt(2 * base.halves.astype(np.float64)), base.residuals.astype(np.float64)
+        norms, residuals = base.known()
         if metric == "inner_product" and len(norms) > 2 * HEAVY:
             heavy = np.sort(np.argpartition(norms, -HEAVY)[-HEAVY:])
             norms, residuals = np.delete(norms, heavy), np.delete(residuals, heavy)
@@ -178,25 +185,25 @@ class _Reach:
         ratio = np.inf if (least <= 0).any() else ((residuals[above] - floor) / least).max(initial=0.0)
         return cls(1.001 * float(ratio), floor, 1.001 * float(norms.max()), float(residuals.max()), heavy)
 
-    def in_float32(self) -> _Reach:
+    def in_float32(self) -> Reach:
         """Of the same rows when float32 holds them."""
         longest = 1.001 * (self.longest + self.coarsest)
         return replace(self, ratio=2.0**-23, longest=longest, coarsest=2.0**-23 * longest + self.floor)
 
 
 @dataclass(frozen=True)
-class _Open:
+class Open:
     """Rows that are not decided: where they are, their best lists so far, and what is known of the base."""
 
-    rows: np.ndarray  # [m]
-    scores: np.ndarray  # [m, k] float64
-    reach: _Reach
+    rows: Any  # [m], where the rows are
+    scores: Any  # [m, k] float64
+    reach: Reach
 
 
 @dataclass(frozen=True)
-class _Search:
-    left: _Side
-    right: _Side
+class Search:
+    left: Side
+    right: Side
     symmetric: bool
     k: int
     metric: str
@@ -217,35 +224,42 @@ class _Search:
         """Unit rows are found in float64: they are that far from the exact ones."""
         return 2.0**-50 if self.metric == "cosine" else 0.0
 
-    def packed(self, filter: str) -> tuple[_Packed, _Packed]:
+    def packed(self, filter: str) -> tuple[PackedSide, PackedSide]:
         """Both sides for a filter; the same object twice where they are the same rows."""
-        left = _Packed(self.left, filter, self.slack, self.memory)
-        return left, left if self.symmetric else _Packed(self.right, filter, self.slack, self.memory)
+        left = self.side(self.left, filter)
+        return left, left if self.symmetric else self.side(self.right, filter)
 
-    def try_out(self, packed: tuple[_Packed, _Packed], margin: int) -> tuple[float, int]:
+    def side(self, side: Side, filter: str) -> PackedSide:
+        return PackedSide(side, filter, self.slack, self.memory)
+
+    @property
+    def multiplies_bfloat16(self) -> bool:
+        return has_bfloat16()
+
+    def try_out(self, packed: tuple[PackedSide, PackedSide], margin: int) -> tuple[float, int]:
         """The share of some evenly spaced rows that a filter leaves open, and the margin it takes."""
         picked = np.asarray(evenly_spaced(len(self.left.rows), PILOT))
-        few = _Packed(self.left.at(picked), packed[0].filter, self.slack, self.memory)
+        few = self.side(self.left.at(picked), packed[0].filter)
         own = picked if self.symmetric else np.full(len(picked), -1)
         one_sided = replace(self, symmetric=False)
         shares = {}
         for wider in (margin, 4 * margin):
-            _, still_open = one_sided._ranked(few, packed[1], own, wider, _Steps(None))
+            _, still_open = one_sided.ranked(few, packed[1], own, wider, Steps(None))
             shares[wider] = len(still_open.rows) / len(picked)
             if shares[wider] <= FEW_OPEN:
                 break
         best = min(shares, key=lambda wider: shares[wider])
         return shares[best], best
 
-    def run(self, packed: tuple[_Packed, _Packed], margin: int, steps: _Steps) -> tuple[Found, _Open]:
+    def run(self, packed: tuple[PackedSide, PackedSide], margin: int, steps: Steps) -> tuple[Found, Open]:
         """The search of all rows by a filter, and what it leaves open."""
         n = len(self.left.rows)
         own = np.arange(n) if self.symmetric else np.full(n, -1)
-        return self._ranked(*packed, own, margin, steps)
+        return self.ranked(*packed, own, margin, steps)
 
-    def _ranked(
-        self, left: _Packed, right: _Packed, own: np.ndarray, margin: int, steps: _Steps
-    ) -> tuple[Found, _Open]:
+    def ranked(
+        self, left: PackedSide, right: PackedSide, own: np.ndarray, margin: int, steps: Steps
+    ) -> tuple[Found, Open]:
         n, m = len(left.side.rows), len(right.side.rows)
         kept = min(self.k + margin, m - self.symmetric)
         keys = np.empty((n, 2 * kept + 16), np.uint64)
@@ -263,7 +277,7 @@ class _Search:
                 held[1], block_j, left.filter, tiles, span.as_tuple(), self.symmetric, kept, keys, counts, thresholds,
                 self.threads,
             )  # fmt: skip
-        reach = _Reach.of(right, self.metric)
+        reach = Reach.of(right, self.metric)
         indices, scores = np.empty((n, self.k), np.int64), np.empty((n, self.k), np.float32)
         open_rows, open_scores = [], []
         for start in range(0, n, blocks.MOST_ROWS):
@@ -281,22 +295,27 @@ class _Search:
             open_rows.append(start + at)
             open_scores.append(exact[at])
         found = Found(indices, scores, left.filter, 0)
-        return found, _Open(np.concatenate(open_rows), np.concatenate(open_scores), reach)
+        return found, Open(np.concatenate(open_rows), np.concatenate(open_scores), reach)
 
-    def settle(self, found: Found, still_open: _Open, packed: tuple[_Packed, _Packed]) -> None:
+    def float32_base(self, still_open: Open, packed: tuple[PackedSide, PackedSide]) -> tuple[PackedSide, Reach]:
+        """The base packed as float32, and what is known of it then."""
+        if packed[1].filter == "float32":
+            return packed[1], still_open.reach
+        base = self.packed("float32")[1]
+        packed[0].kept.clear()  # two filters at once would be over the budget
+        packed[1].kept.clear()
+        return base, still_open.reach.in_float32()
+
+    def settle(self, found: Found, still_open: Open, packed: tuple[PackedSide, PackedSide]) -> None:
         """Decides the rows that are open, in place."""
         if not len(still_open.rows):
             return
-        base = packed[1] if packed[1].filter == "float32" else self.packed("float32")[1]
-        reach = still_open.reach if packed[1].filter == "float32" else still_open.reach.in_float32()
-        if base is not packed[1]:
-            packed[0].kept.clear()  # two filters at once would be over the budget
-            packed[1].kept.clear()
+        base, reach = self.float32_base(still_open, packed)
         plan = self.traversal(len(still_open.rows), len(base.side.rows), base.words, symmetric=False)
         for start in plan.starts_i:
             part = slice(start, start + plan.block_rows)
             rows = still_open.rows[part]
-            few = _Packed(self.left.at(rows), "float32", self.slack, self.memory)
+            few = self.side(self.left.at(rows), "float32")
             block_i = few.block(0, len(rows))
             indices, exact = found.indices[rows], still_open.scores[part]
             own = rows if self.symmetric else np.full(len(rows), -1)
@@ -310,14 +329,16 @@ class _Search:
             found.indices[rows] = indices
             _round_scores(exact, found.scores, rows)
 
-    def _ranking(self, side: _Side, own: np.ndarray) -> tuple[Any, ...]:
+    def _ranking(self, side: Side, own: np.ndarray) -> tuple[Any, ...]:
         x, base = side.rows, self.right.rows
         return (
             x.values, x.dtype, base.values, base.dtype, self.metric, side.squared_norms, self.right.squared_norms, own,
             self.k,
         )  # fmt: skip
 
-    def _certificate(self, left: _Packed, right: _Packed, reach: _Reach, part: slice, kept: int) -> tuple[Any, ...]:
+    def _certificate(
+        self, left: PackedSide, right: PackedSide, reach: Reach, part: slice, kept: int
+    ) -> tuple[Any, ...]:
         return (
             left.filter, left.halves[part], left.residuals[part], self.unit, reach.ratio, reach.floor, reach.longest,
             reach.coarsest, reach.heavy, kept,
@@ -329,7 +350,7 @@ def _round_scores(exact: np.ndarray, scores: np.ndarray, at: slice | np.ndarray)
         scores[at] = exact
 
 
-def _sides(x: Rows, base: Rows | None, metric: str, *, function: str, threads: int) -> tuple[list[_Side], float]:
+def _sides(x: Rows, base: Rows | None, metric: str, *, function: str, threads: int) -> tuple[list[Side], float]:
     """Both sides moved and scaled alike, so that the ranking stays and packed rows are fine where neighbours differ.
 
     Distances are taken from the middle of the base. So are cosines, as distances between unit rows: in a narrow cone
@@ -351,7 +372,7 @@ def _sides(x: Rows, base: Rows | None, metric: str, *, function: str, threads: i
                 )
         middle = np.median(sample / np.sqrt((sample * sample).sum(axis=1, keepdims=True)), axis=0)
         return [
-            _Side(rows, Packer(rows, None, 1 / np.sqrt(norms), threads, middle), norms)
+            Side(rows, Packer(rows, None, 1 / np.sqrt(norms), threads, middle), norms)
             for rows, norms in zip(both, squared, strict=True)
         ], 1.0
     shift = None
@@ -361,4 +382,4 @@ def _sides(x: Rows, base: Rows | None, metric: str, *, function: str, threads: i
         shift = np.median(sample, axis=0)
     longest = max(float(norms.max()) for norms in norms_about(shift))
     unit = power_of_two_below(1 / math.sqrt(longest)) if longest > 0 else 1.0
-    return [_Side(rows, Packer(rows, shift, np.broadcast_to(unit, len(rows)), threads), None) for rows in both], unit
+    return [Side(rows, Packer(rows, shift, np.broadcast_to(unit, len(rows)), threads), None) for rows in both], unit

@@ -43,12 +43,13 @@ def finish(
     diagonals: Sequence[np.ndarray],
     errors: Sequence[np.ndarray],
     scales: np.ndarray,
+    precision: str = "float32",
 ) -> HsicSums:
     """From the sums over i != j of K - shift to both centred forms, which no constant shift of K changes.
 
     ``row_sums`` [P, n] and ``products`` [P, P] leave the diagonal out; ``diagonals`` P times [n] are of K - shift, and
     ``errors`` such that entry (i, j) of a tile errs by about the float32 rounding of sqrt(error_i error_j). The
-    matrices are those of the kernels over ``scales`` [P].
+    matrices are those of the kernels over ``scales`` [P]. ``precision`` says what their rows were multiplied in.
     """
     count, n = row_sums.shape
     biased, debiased = np.full((2, count, count), math.nan)
@@ -65,7 +66,7 @@ def finish(
             trace[p], squares[p] = centred.sum(), float(centred @ centred)
             error = errors[p]  # independent from entry to entry
             rounding[p] = (2 * _EPS32) ** 2 * float(error.sum() ** 2 - error @ error)
-    return HsicSums(n, biased, debiased, trace, squares, rounding, scales, "float32")
+    return HsicSums(n, biased, debiased, trace, squares, rounding, scales, precision)
 
 
 @dataclass(frozen=True)

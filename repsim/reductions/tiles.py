@@ -11,6 +11,7 @@ from .. import _core, blocks
 from ..arguments import Progress
 from ..arrays import Rows
 from ..kernels import Kernel
+from . import device
 from .kernel_blocks import KernelBlocks, prepare
 from .sums import HsicSums, RowTerms, asked_pairs, finish
 
@@ -26,45 +27,50 @@ def kernel_sums(
     block_rows: int | None = None,
     progress: Progress | None = None,
     row_terms: str | None = None,
+    precision: str = "highest",
 ) -> tuple[HsicSums, RowTerms | None]:
     """HSIC sums of P kernel matrices that are never stored; O(n) memory, cost n^2 sum(d) flop.
 
     ``kernels``: one for each of the matrices, every bandwidth a number. Tiles are float32, sums exact integers of them.
     ``row_terms`` names the estimator for which leaving one input out is asked: a second traversal, O(n P^2) memory.
+    ``precision``: of the rows that a GPU multiplies, in torch's words.
     """
     n, count = len(matrices[0]), len(matrices)
     made = [
-        prepare(rows, kernel, function=function, threads=threads)
+        prepare(rows, kernel, function=function, threads=threads, words=device.PRECISIONS[precision])
         for rows, kernel in zip(matrices, kernels, strict=True)
     ]
     row_bits = min(50, 62 - math.ceil(math.log2(n)))
-    row_sums = np.zeros((count, n), np.int64)
-    products = np.zeros((count, count, 2), np.int64)
-    depths = [depth for one in made for depth in one.depths]
-    plan = blocks.traversal(n, n, depths, symmetric=True, block_rows=block_rows, memory=memory, function=function)
+    where = matrices[0]
+    native = device.native(where)
+    row_sums, products = device.zeros(where, (count, n)), device.product_sums(where, count)
+    plan = device.square_traversal(
+        where, [depth for one in made for depth in one.depths], block_rows=block_rows, memory=memory, function=function
+    )
     passes = 1 if row_terms is None else 2
     for pairs, span in _traverse(made, plan, passes, 0, progress):
-        _core.kernel_sums(pairs, left, span, row_bits, row_sums, products, threads)
+        native.kernel_sums(pairs, left, span, row_bits, row_sums, products, threads)
 
     asked = asked_pairs(count, left)
     diagonals, errors = [one.diagonal for one in made], [one.error for one in made]
-    rows = row_sums * 2.0**-row_bits
+    rows = device.on_host(row_sums) * 2.0**-row_bits
     del row_sums
-    whole = (products[..., 0].astype(np.float64) * 2.0**32 + products[..., 1]) / 2.0**_core.PRODUCT_BITS
+    limbs = device.summed_products(products)
+    whole = (limbs[..., 0].astype(np.float64) * 2.0**32 + limbs[..., 1]) / 2.0**_core.PRODUCT_BITS
     scales = np.array([one.scale for one in made])
-    sums = finish(rows, whole, asked, diagonals, errors, scales)
+    sums = finish(rows, whole, asked, diagonals, errors, scales, device.PRECISIONS[precision])
     if row_terms is None:
         return sums, None
 
     exact = rows if row_terms == "debiased" else rows + np.array(diagonals)
     largest = np.array([_power_of_two_above(float(np.abs(v).max())) for v in exact])
-    vectors = (exact / largest[:, None]).astype(np.float32)
-    pair_sums, vector_sums = np.zeros((2, count, count, n), np.int64)
+    vectors = device.placed(where, (exact / largest[:, None]).astype(np.float32))
+    pair_sums, vector_sums = device.zeros(where, (2, count, count, n))
     for pairs, span in _traverse(made, plan, passes, 1, progress):
-        _core.kernel_row_terms(pairs, left, span, row_bits, vectors, pair_sums, vector_sums, threads)
+        native.kernel_row_terms(pairs, left, span, row_bits, vectors, pair_sums, vector_sums, threads)
     unit = 2.0**-row_bits
-    through = vector_sums * (unit * largest[None, :, None])
-    return sums, RowTerms(row_terms, exact, diagonals, whole, pair_sums * unit, through)
+    through = device.on_host(vector_sums) * (unit * largest[None, :, None])
+    return sums, RowTerms(row_terms, exact, diagonals, whole, device.on_host(pair_sums) * unit, through)
 
 
 def _traverse(

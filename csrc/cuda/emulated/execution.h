@@ -23,6 +23,12 @@ struct PerLane {
   const T& operator[](int lane) const { return values[lane]; }
 };
 
+template <class T, int threads>
+struct PerThread {
+  T values[threads];
+  T& operator[](int thread) { return values[thread]; }
+};
+
 struct Warp {
   int number;
 
@@ -98,6 +104,6 @@ void launch(const Kernel& kernel, int64_t blocks, size_t shared_bytes, void*) {
   }
 }
 
-inline int device_count() { return 0; }
+inline int count_devices() { return 0; }
 
 }  // namespace repsim::cuda

@@ -4,8 +4,8 @@
 // A kernel is a functor, called once per block with the block's shared memory:
 //   struct Kernel { static constexpr int kThreads; REPSIM_DEVICE void operator()(const Block&, unsigned char*) const;
 //   };
-// What every lane has its own of is a PerLane, and is touched inside of each_lane. What outlives a barrier lies in
-// shared memory.
+// What every lane has its own of is a PerLane, or a PerThread where it outlives a barrier, and is touched inside of
+// each_lane. Between two barriers no warp reads what another one writes.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -15,7 +15,7 @@
 #include <string>
 
 #define REPSIM_DEVICE __device__ __forceinline__
-#define REPSIM_DEVICE_OUT_OF_LINE __device__ __noinline__
+#define REPSIM_DEVICE_OUT_OF_LINE inline __device__ __noinline__
 
 namespace repsim::cuda {
 
@@ -26,6 +26,13 @@ struct PerLane {
   T value;
   REPSIM_DEVICE T& operator[](int) { return value; }
   REPSIM_DEVICE const T& operator[](int) const { return value; }
+};
+
+// The same for what outlives a barrier of a block of so many threads.
+template <class T, int threads>
+struct PerThread {
+  T value;
+  REPSIM_DEVICE T& operator[](int) { return value; }
 };
 
 struct Warp {
@@ -43,7 +50,11 @@ struct Warp {
   template <class T>
   REPSIM_DEVICE T sum(const PerLane<T>& term, int a = 16, int b = 8, int c = 4, int d = 2, int e = 1) const {
     T total = term.value;
-    for (const int step : {a, b, c, d, e}) total += __shfl_xor_sync(0xffffffffu, total, step);
+    total += __shfl_xor_sync(0xffffffffu, total, a);
+    total += __shfl_xor_sync(0xffffffffu, total, b);
+    total += __shfl_xor_sync(0xffffffffu, total, c);
+    total += __shfl_xor_sync(0xffffffffu, total, d);
+    total += __shfl_xor_sync(0xffffffffu, total, e);
     return total;
   }
   template <class T>
@@ -73,7 +84,7 @@ REPSIM_DEVICE int count_bits_of(uint32_t mask) { return __popc(mask); }
 REPSIM_DEVICE int lowest_bit_of(uint32_t mask) { return __ffs(mask) - 1; }
 
 template <class Kernel>
-__global__ void __launch_bounds__(Kernel::kThreads) run(const __grid_constant__ Kernel kernel) {
+__global__ void __launch_bounds__(Kernel::kThreads, Kernel::kResident) run(const __grid_constant__ Kernel kernel) {
   extern __shared__ __align__(16) unsigned char shared[];
   kernel(Block{}, shared);
 }
@@ -92,7 +103,7 @@ void launch(const Kernel& kernel, int64_t blocks, size_t shared_bytes, void* str
 }
 
 // How many GPUs the driver shows; 0 without a driver.
-inline int device_count() {
+inline int count_devices() {
   int count = 0;
   if (cudaGetDeviceCount(&count) != cudaSuccess) {
     cudaGetLastError();  // the error would otherwise be found by whoever asks next

@@ -1,0 +1,214 @@
+"""Exact nearest neighbours on a GPU: torch's products of packed rows propose, float64 decides, as on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import blocks
+from . import device
+from .device import TileAt, address, gpu_module, on_host, placed, source, stream_of, tile_rows
+from .neighbours import Found, Open, PackedSide, Reach, Search, Side, Steps
+
+if TYPE_CHECKING:
+    import torch
+
+FREE_SHARE = 8  # a side is kept packed where it takes at most this part of the memory that is free
+
+
+class DeviceSide(PackedSide):
+    """The packed rows of a side; halves and residuals are tensors."""
+
+    halves: Any
+    residuals: Any
+
+    def __init__(self, side: Side, filter: str, slack: float, memory: int | None) -> None:
+        import torch
+
+        super().__init__(side, filter, slack, memory)
+        where = side.rows.values.device  # type: ignore[attr-defined]
+        self.halves, self.residuals = torch.empty((2, len(side.rows)), dtype=torch.float32, device=where)
+        if memory is None and where.type == "cuda":
+            size = len(side.rows) * side.rows.depth * (2 if filter == "bfloat16" else 4)
+            self.keeps_all = size <= torch.cuda.mem_get_info(where)[0] // FREE_SHARE
+
+    def known(self) -> tuple[np.ndarray, np.ndarray]:
+        halves, residuals = on_host(self.halves), on_host(self.residuals)
+        return np.sqrt(2 * halves.astype(np.float64)), residuals.astype(np.float64)
+
+    def block(self, first: int, count: int) -> tuple[Any, Any]:
+        if first in self.kept:
+            return self.kept[first]
+        packed, halves, residuals = self.side.packer.on_device(first, count, self.filter, residuals=True)
+        part = slice(first, first + count)
+        self.halves[part] = halves
+        self.residuals[part] = residuals + 1.001 * self.floor
+        if self.keeps_all:
+            self.kept[first] = packed, halves
+        return packed, halves
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """The best rows of every row so far, by their scores in the filter."""
+
+    keys: torch.Tensor  # [n, capacity] int64, whose bits are unsigned keys
+    counts: torch.Tensor  # [n] int32
+    floors: torch.Tensor  # [n] int64
+    kept: int
+
+    @classmethod
+    def of(cls, n: int, kept: int, where: torch.device, function: str) -> _Candidates:
+        import torch
+
+        native = gpu_module()
+        most = native.MOST_CAPACITY - native.LEAST_SPARE
+        if kept > most:
+            raise ValueError(
+                f"[{function}] expected k of which a GPU keeps at most {most} candidates a row, got {kept}; "
+                f"move the rows to the CPU for so many neighbours"
+            )
+        capacity = 1 << (kept + native.LEAST_SPARE - 1).bit_length()
+        return cls(
+            torch.empty((n, capacity), dtype=torch.int64, device=where),
+            torch.zeros(n, dtype=torch.int32, device=where),
+            torch.full((n,), native.NO_FLOOR, dtype=torch.int64, device=where),
+            kept,
+        )
+
+    def rows_from(self, first: int) -> tuple[int, int, int, int]:
+        """As the operations take them, from a row on."""
+        capacity = self.keys.shape[1]
+        return (
+            address(self.keys) + 8 * first * capacity,
+            address(self.counts) + 4 * first,
+            address(self.floors) + 8 * first,
+            capacity,
+        )
+
+    def offer(self, products: torch.Tensor, half_i: int, half_j: int, tile: tuple, same_rows: bool) -> None:
+        gpu_module().nearest(
+            address(products), half_i, half_j, tile, same_rows, self.kept, self.rows_from(tile[0]), stream_of(products)
+        )
+
+
+@dataclass(frozen=True)
+class DeviceSearch(Search):
+    """A search whose rows, candidates and lists lie on a GPU."""
+
+    @property
+    def where(self) -> torch.device:
+        return self.left.rows.values.device  # type: ignore[attr-defined]
+
+    def traversal(self, rows: int, columns: int, words: int, *, symmetric: bool) -> blocks.Traversal:
+        return device.traversal(
+            self.where, rows, columns, [words], symmetric=symmetric, block_rows=self.block_rows, memory=self.memory,
+            function=self.function,
+        )  # fmt: skip
+
+    def side(self, side: Side, filter: str) -> PackedSide:
+        return DeviceSide(side, filter, self.slack, self.memory)
+
+    @property
+    def multiplies_bfloat16(self) -> bool:
+        return True
+
+    def ranked(
+        self, left: PackedSide, right: PackedSide, own: np.ndarray, margin: int, steps: Steps
+    ) -> tuple[Found, Open]:
+        import torch
+
+        n, m = len(left.side.rows), len(right.side.rows)
+        kept = min(self.k + margin, m - self.symmetric)
+        candidates = _Candidates.of(n, kept, self.where, self.function)
+        turned = torch.empty((tile_rows(n), tile_rows(n)), device=self.where) if self.symmetric else None
+        plan = self.traversal(n, m, left.side.rows.depth, symmetric=self.symmetric)
+        for at, products, half_i, half_j in self._tiles(left, right, steps.over(plan)):
+            candidates.offer(products, half_i, half_j, at.as_tuple(), self.symmetric)
+            if turned is not None and not at.diagonal:  # the same scores serve the rows of the other side
+                turned.copy_(products.T)
+                candidates.offer(turned, half_j, half_i, at.transposed(), True)
+
+        reach = Reach.of(right, self.metric)
+        indices = torch.empty((n, self.k), dtype=torch.int64, device=self.where)
+        exact = torch.empty((n, self.k), dtype=torch.float64, device=self.where)
+        undecided = torch.empty(n, dtype=torch.uint8, device=self.where)
+        unbounded = torch.zeros(1, dtype=torch.int32, device=self.where)
+        ranking, _ranked = self._ranking_on_device(left.side, own)
+        certificate, _known = self._certificate_on_device(left, reach, kept)
+        gpu_module().rank_neighbours(
+            ranking, candidates.rows_from(0), certificate, address(indices), address(exact), address(undecided),
+            address(unbounded), stream_of(exact),
+        )  # fmt: skip
+        self._require_bounded(unbounded)
+        open_rows = undecided.nonzero()[:, 0]
+        return Found(indices, exact.float(), left.filter, 0), Open(open_rows, exact[open_rows], reach)
+
+    def settle(self, found: Found, still_open: Open, packed: tuple[PackedSide, PackedSide]) -> None:
+        import torch
+
+        if not len(still_open.rows):
+            return
+        base, reach = self.float32_base(still_open, packed)
+        unbounded = torch.zeros(1, dtype=torch.int32, device=self.where)
+        plan = self.traversal(len(still_open.rows), len(base.side.rows), base.side.rows.depth, symmetric=False)
+        for start in plan.starts_i:
+            rows = still_open.rows[start : start + plan.block_rows]
+            few = self.side(self.left.at(on_host(rows)), "float32")
+            few.block(0, len(rows))
+            indices, exact = found.indices[rows], still_open.scores[start : start + plan.block_rows].contiguous()
+            own = on_host(rows) if self.symmetric else np.full(len(rows), -1)
+            ranking, _ranked = self._ranking_on_device(few.side, own)
+            certificate, _known = self._certificate_on_device(few, reach, self.k)
+            spans = (
+                blocks.Range(0, len(rows), first, min(plan.block_rows, plan.columns - first)) for first in plan.starts_j
+            )
+            for at, products, half_i, half_j in self._tiles(few, base, spans):
+                gpu_module().settle_neighbours(
+                    address(products), half_i, half_j, at.as_tuple(), ranking, certificate, address(indices),
+                    address(exact), address(unbounded), stream_of(exact),
+                )  # fmt: skip
+            found.indices[rows] = indices
+            found.scores[rows] = exact.float()
+        self._require_bounded(unbounded)
+
+    def _tiles(
+        self, left: PackedSide, right: PackedSide, spans: Iterator[blocks.Range]
+    ) -> Iterator[tuple[TileAt, torch.Tensor, int, int]]:
+        """Every tile of the pairs of blocks, its products, and where the halves of its rows and columns lie."""
+        import torch
+
+        tile_i, tile_j = tile_rows(len(left.side.rows)), tile_rows(len(right.side.rows))
+        products = torch.empty((tile_i, tile_j), device=self.where)
+        distances = self.metric != "inner_product"
+        held: tuple[int, Any] = (-1, None)
+        for span in spans:
+            if held[0] != span.first_i:
+                held = (span.first_i, left.block(span.first_i, span.rows_i))
+            same = left is right and span.first_j == span.first_i
+            (i, half_i), (j, half_j) = held[1], held[1] if same else right.block(span.first_j, span.rows_j)
+            for at in device.tiles_of(span.as_tuple(), tile_i, tile_j, symmetric=self.symmetric):
+                device.product_tile(i, j, at, products)
+                where_i, where_j = address(half_i) + 4 * at.i, address(half_j) + 4 * at.j
+                yield at, products, where_i if distances else 0, where_j if distances else 0
+
+    def _ranking_on_device(self, side: Side, own: np.ndarray) -> tuple[tuple, list[Any]]:
+        """What is ranked, as the operations take it, and the memory that this points to."""
+        x, base = side.rows, self.right.rows
+        norms = [None if one is None else placed(x, one) for one in (side.squared_norms, self.right.squared_norms)]
+        held = [*norms, placed(x, own.astype(np.int64))]
+        given = source(x.values, x.dtype), source(base.values, base.dtype), self.metric  # type: ignore[arg-type]
+        return (*given, *map(address, held), self.k), held
+
+    def _certificate_on_device(self, left: PackedSide, reach: Reach, kept: int) -> tuple[tuple, list[Any]]:
+        heavy = placed(left.side.rows, reach.heavy)
+        given = left.filter, address(left.halves), address(left.residuals), self.unit  # type: ignore[arg-type]
+        bounds = reach.ratio, reach.floor, reach.longest, reach.coarsest
+        return (*given, *bounds, address(heavy), len(reach.heavy), kept), [heavy]
+
+    def _require_bounded(self, unbounded: torch.Tensor) -> None:
+        if int(unbounded):
+            raise ValueError("scores: expected rows whose scores float64 can hold")
