@@ -47,13 +47,14 @@ struct FusedKernel {
   float gain, shift;
 };
 
-// kernel_sums of ops.h for two matrices, one of them left: all row sums, and the products 00, 01 and 11. `first_i` =
-// `first_j` says that both blocks are the same rows. The grid of tiles is fixed by the block: sums inside a tile are
-// float32 in one order, beyond it integers, so the bits do not depend on the number of multiprocessors or on the run.
-// What a block cuts differently, it rounds differently. Cost: 2 rows_i rows_j (depth_0 + depth_1) flop a product, half
+// kernel_sums of ../ops.h for two matrices, one of them left. The three products are 0 with 0, 0 with 1 and 1 with 1,
+// two limbs each; bits above 32 that stay in a lower limb are to be dropped. `first_i` = `first_j` says that both
+// blocks are the same rows. Sums inside a tile are float32 in one order, beyond it integers: the bits depend neither on
+// the number of multiprocessors nor on the run. Cost: 2 rows_i rows_j (depth_0 + depth_1) flop a product of parts, half
 // of it for the same rows.
-void kernel_sums(const FusedKernel (&matrices)[2], Precision precision, const BlockRange& range, int64_t n,
-                 int row_bits, int64_t* row_sums /* [2, n] */, int64_t* products /* [2, 2, 2] */, void* stream);
+void kernel_sums(const FusedKernel* matrices /* [2], on the host */, Precision precision, const BlockRange& range,
+                 int64_t n, int row_bits, int64_t* row_sums /* [2, n] */,
+                 int64_t* const* products /* [3] of [2], on the host */, void* stream);
 
 // Two blocks of a search, and the scores t - half_i - half_j of their pairs: halves are there for the Euclidean metric
 // and null for the inner product.
@@ -66,9 +67,10 @@ struct Search {
 // step_j c.
 //   triangle: the blocks are the same rows; only pairs r < c, and both find each other. step_j is 1
 //   columns_too: the blocks are not the same rows, and both find each other. step_j is 1
-//   own: input first_i + r is no neighbour of row r
+//   own: a row's own input is no neighbour
 struct Served {
   int64_t first_i, index_j, step_j;
+  const int64_t* inputs_i;  // [rows of block i] what input each is; null: first_i + r
   bool triangle, columns_too, own;
 };
 

@@ -178,6 +178,7 @@ struct Offers {
   int64_t capacity;
   int64_t first_i, first_j;  // the rows, in the lists, of the tile's first row and column
   int64_t index_j, step_j;   // column c is input index_j + step_j c
+  const int64_t* inputs_i;   // of the tile's rows; null: the input's number is that of the row in the lists
   bool columns_too;          // every score serves its column as well
   bool own;                  // a row's own input is no neighbour
   bool triangle;             // only where row < column
@@ -198,7 +199,8 @@ REPSIM_HOST_DEVICE void offer(const Hit* hits, int count, const SelectShared<kCo
     const Hit hit = hits[m];
     const int64_t row = offers.first_i + hit.row, column = offers.first_j + hit.column;
     const int64_t index = offers.index_j + offers.step_j * hit.column;
-    if (offers.triangle ? row >= column : offers.own && row == index) continue;
+    const int64_t input = offers.inputs_i ? offers.inputs_i[hit.row] : row;
+    if (offers.triangle ? row >= column : offers.own && input == index) continue;
     if (hit.score >= shared.threshold_i[hit.row]) append(offers, row, hit.score, index, lane);
     if (offers.columns_too && hit.score >= shared.threshold_j[hit.column]) append(offers, column, hit.score, row, lane);
   }

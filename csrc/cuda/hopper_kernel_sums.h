@@ -21,7 +21,7 @@ struct SumsArguments {
   int64_t* rows_j;
   int64_t n;
   float row_unit;
-  int64_t* totals;  // [2, 2, 2]
+  int64_t* totals[3];  // of KK, KL and LL
 };
 
 template <class Shape>
@@ -134,13 +134,13 @@ __global__ void __launch_bounds__(kThreads, 1) sums_kernel(const __grid_constant
     }
     __syncwarp();
     if (lane.lane() < 3) {
-      const int entry = lane.lane() == 2 ? 3 : lane.lane();  // 00, 01 and 11 among [2, 2]
+      int64_t* total = lane.lane() == 0 ? a.totals[0] : lane.lane() == 1 ? a.totals[1] : a.totals[2];
       const auto add = [](int64_t* to, int64_t term) {
         return static_cast<int64_t>(
             atomicAdd(reinterpret_cast<unsigned long long*>(to), static_cast<unsigned long long>(term)));
       };
-      add(a.totals + 2 * entry, limbs[lane.lane()][0]);
-      add_to_limbs(a.totals + 2 * entry, limbs[lane.lane()][1], add);
+      add(total, limbs[lane.lane()][0]);
+      add_to_limbs(total, limbs[lane.lane()][1], add);
     }
     __syncwarp();
     leave<Shape>();
@@ -148,8 +148,8 @@ __global__ void __launch_bounds__(kThreads, 1) sums_kernel(const __grid_constant
 }
 
 template <class Shape>
-void launch_sums(const FusedKernel (&matrices)[2], Precision precision, const BlockRange& range, int64_t n,
-                 int row_bits, int64_t* row_sums, int64_t* products, int supertile, void* stream) {
+void launch_sums(const FusedKernel* matrices, Precision precision, const BlockRange& range, int64_t n, int row_bits,
+                 int64_t* row_sums, int64_t* const* products, int supertile, void* stream) {
   const bool triangle = range.first_i == range.first_j;
   SumsArguments a;
   a.products = products_of(precision);
@@ -173,7 +173,7 @@ void launch_sums(const FusedKernel (&matrices)[2], Precision precision, const Bl
   a.rows_j = row_sums + range.first_j;
   a.n = n;
   a.row_unit = static_cast<float>(int64_t{1} << row_bits);
-  a.totals = products;
+  for (int p = 0; p < 3; ++p) a.totals[p] = products[p];
   constexpr int kBytes = sizeof(SumsStorage<Shape>);
   static_assert(kBytes <= 227 * 1024, "fits the shared memory of a block");
   launch(reinterpret_cast<const void*>(&sums_kernel<Shape>), Shape::kCluster, kThreads, kBytes, &a, stream,

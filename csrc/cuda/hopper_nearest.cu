@@ -96,12 +96,12 @@ void search_all_pairs(const Search& search, int64_t kept, int64_t sampled, const
   sample.rows = (n + step - 1) / step;
   sample.row_stride *= step;
   sample.half_stride *= step;
-  search_rows({rows, sample, search.precision}, {0, 0, step, false, false, true}, kept, false, candidates, overflowed,
-              stream);
+  search_rows({rows, sample, search.precision}, {0, 0, step, nullptr, false, false, true}, kept, false, candidates,
+              overflowed, stream);
   const auto queue = static_cast<cudaStream_t>(stream);
   check(cudaMemsetAsync(candidates.counts, 0, n * sizeof(int32_t), queue), "search_all_pairs");
   check(cudaMemsetAsync(overflowed, 0, n, queue), "search_all_pairs");
-  collect(search, {0, 0, 1, true, true, true}, candidates, stream);
+  collect(search, {0, 0, 1, nullptr, true, true, true}, candidates, stream);
   prune(n, kept, candidates, overflowed, stream);
 }
 

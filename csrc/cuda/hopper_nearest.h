@@ -116,6 +116,7 @@ __global__ void __launch_bounds__(kThreads, 1) select_kernel(const __grid_consta
                           a.served.index_j + column,
                           a.served.index_j + a.served.step_j * column,
                           a.served.step_j,
+                          a.served.inputs_i ? a.served.inputs_i + row : nullptr,
                           a.served.triangle || a.served.columns_too,
                           a.served.own,
                           a.served.triangle};

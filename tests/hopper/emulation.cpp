@@ -399,8 +399,8 @@ void kernel_sums(const int* schedule, int tile_columns, int workers, const float
 void collect(const int* schedule, int tile_columns, int workers, const float* products, const float* half_i,
              const float* half_j, const float* thresholds, const int64_t* served, int64_t capacity, uint64_t* keys,
              int32_t* counts) {
-  const Offers offers{keys,      counts,    capacity,       served[0],      served[1],
-                      served[1], served[2], served[4] != 0, served[5] != 0, served[3] != 0};
+  const Offers offers{keys,      counts,  capacity,       served[0],      served[1],     served[1],
+                      served[2], nullptr, served[4] != 0, served[5] != 0, served[3] != 0};
   (tile_columns == 256 ? select<256> : select<128>)(schedule_of(schedule), workers, products, half_i, half_j,
                                                     thresholds, offers, capacity);
 }
