@@ -301,6 +301,7 @@ NB_MODULE(_cuda, m) {
   m.attr("MOST_FACTORS") = cuda::kMostFactors;
   m.attr("MOST_COEFFICIENTS") = cuda::kMostCoefficients;
   m.def("device_count", &cuda::device_count);
+  m.def("set_device", &cuda::set_device, "number"_a);
   m.def("squared_norms", &squared_norms, "x"_a, "shift"_a, "scale"_a, "offset"_a, "norms"_a, "stream"_a);
   m.def("project_rows", &project_rows, "x"_a, "shift"_a, "vector"_a, "products"_a, "stream"_a);
   m.def("pack_rows", &pack_rows, "x"_a, "shift"_a, "scale"_a, "offset"_a, "words"_a, "packed"_a, "room"_a, "width"_a,

@@ -117,7 +117,7 @@ class DeviceRows(Rows):
         return str(self.values.device)
 
     @property
-    def mapping(self) -> None:  # type: ignore[override]
+    def mapping(self) -> None:
         return None
 
     @property
@@ -196,6 +196,7 @@ def _on_gpu(x: Any, name: str, where: str, function: str, allowed: bool) -> Devi
     if torch is not None and isinstance(x, torch.Tensor):
         if x.device.type == "cpu":
             return None
+        framework = "torch"  # of a subclass too
         cuda, place = x.device.type == "cuda", f"device {x.device}"
     elif not isinstance(x, np.ndarray) and hasattr(x, "__dlpack__") and hasattr(x, "__dlpack_device__"):
         kind, number = (int(part) for part in x.__dlpack_device__())
@@ -205,21 +206,21 @@ def _on_gpu(x: Any, name: str, where: str, function: str, allowed: bool) -> Devi
     else:
         return None
     if not (allowed and cuda):
-        raise ValueError(f"{where} on the CPU (this build has no GPU operations for {function} there), got {place}")
-    import torch
-
-    if isinstance(x, torch.Tensor):
+        raise ValueError(f"{where} on the CPU (this build has no GPU operations for {function}), got {place}")
+    tensor: Any = x
+    if framework == "torch":
         _require_plain(x, name, where)
-        tensor, made_by = x, "torch"
     else:
-        tensor, made_by = torch.from_dlpack(x), {"jaxlib": "jax"}.get(framework, framework)
+        from torch import from_dlpack
+
+        tensor = from_dlpack(x)
     dtype = str(tensor.dtype).removeprefix("torch.")
     if dtype not in DTYPES:
         raise TypeError(f"{where} of dtype float16, bfloat16, float32 or float64, got {dtype}{_cast(dtype, name)}")
     _require_matrix(tuple(tensor.shape), where)
     if tensor.shape[1] > 1 and tensor.stride(1) != 1:
         raise ValueError(f"{where} with contiguous features (row-major), got strides {tensor.stride()} elements")
-    return DeviceRows(tensor, dtype, name, made_by)
+    return DeviceRows(tensor, dtype, name, {"jaxlib": "jax"}.get(framework, framework))
 
 
 def _as_numpy(x: Any, name: str, where: str) -> tuple[np.ndarray, str]:

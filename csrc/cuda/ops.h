@@ -17,6 +17,9 @@ namespace repsim::cuda {
 // How many GPUs the driver shows; 0 without one.
 int device_count();
 
+// Makes a device the current one of this thread.
+void set_device(int number);
+
 // norms[i] = |(x_i - shift) scale[i] - offset|^2 in float64: the bits of the CPU. Cost: one pass over the rows.
 void squared_norms(const Source& x, const double* shift /* [depth] or null */, const double* scale /* [rows] or null */,
                    const double* offset /* [depth] or null */, double* norms /* [rows] */, void* stream);

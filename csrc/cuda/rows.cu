@@ -165,6 +165,8 @@ Reader<Element> reader(const Element* data, const Source& x, const double* shift
 
 int device_count() { return count_devices(); }
 
+void set_device(int number) { use_device(number); }
+
 void squared_norms(const Source& x, const double* shift, const double* scale, const double* offset, double* norms,
                    void* stream) {
   with_elements(x, [&]<class Element>(const Element* data) {

@@ -102,10 +102,11 @@ class Neighbours:
         path: the file; it is there under this name only when it is whole, in the place of one before. Indices are
             stored as int32 where they fit.
         """
-        values = {field.name: getattr(self.cpu(), field.name) for field in fields(self)}
+        graph = self.cpu()
+        values = {field.name: getattr(graph, field.name) for field in fields(graph)}
         arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
         if self.base_rows <= np.iinfo(np.int32).max:
-            arrays["indices"] = self.indices.astype(np.int32)
+            arrays["indices"] = graph.indices.astype(np.int32)
         write_graph(Path(path), arrays, {name: value for name, value in values.items() if name not in arrays})
 
     @classmethod
@@ -270,7 +271,12 @@ def check_metric(metric: str, *, function: str, among: Sequence[str] = METRICS) 
 def _check_filter(filter: str, rows: Rows, *, function: str) -> None:
     if filter not in FILTERS:
         raise ValueError(f"[{function}] expected filter 'auto', 'float32' or 'bfloat16', got {filter!r}")
-    if filter == "bfloat16" and not (isinstance(rows, DeviceRows) or reductions.has_bfloat16()):
+    if filter != "bfloat16":
+        return
+    if isinstance(rows, DeviceRows):
+        if not reductions.has_bfloat16_products():
+            raise ValueError(f"[{function}] expected torch 2.8 or later for filter 'bfloat16' on a GPU")
+    elif not reductions.has_bfloat16():
         raise ValueError(
             f"[{function}] expected filter 'auto' or 'float32' on a CPU without AVX512-BF16, got 'bfloat16'"
         )

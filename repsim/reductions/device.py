@@ -43,6 +43,12 @@ def has_gpu_operations() -> bool:
     return find_spec("repsim._cuda") is not None
 
 
+def tensor_of(rows: Rows) -> torch.Tensor:
+    """The tensor of rows that lie on a GPU."""
+    values: Any = rows.values
+    return values
+
+
 def native(rows: Rows) -> Any:
     """Where the operations on such rows are: ``repsim._core``, or this module, which has the same names."""
     import sys
@@ -59,7 +65,9 @@ def _working(device: Any, function: str) -> Iterator[None]:
             f"[{function}] expected a GPU of compute capability 8.0 or later, got {torch.cuda.get_device_name(device)}"
         )
     try:
-        with torch.cuda.device(device), _products_in_float32(), torch.no_grad():
+        off = torch.autocast("cuda", enabled=False)
+        with torch.cuda.device(device), _products_in_float32(), torch.no_grad(), off:
+            gpu_module().set_device(torch.cuda.current_device())
             yield
     except torch.OutOfMemoryError as error:
         free, total = torch.cuda.mem_get_info(device)
@@ -98,6 +106,13 @@ def _products_in_float32() -> Iterator[None]:
     finally:
         setattr(settings, name, before)
         settings.allow_bf16_reduced_precision_reduction = reduced
+
+
+def has_bfloat16_products() -> bool:
+    """Whether this torch adds products of bfloat16 in float32: since 2.8."""
+    import torch
+
+    return hasattr(torch.ops.aten.mm, "dtype_out")
 
 
 def zeros(rows: Rows, shape: tuple[int, ...]) -> Any:
@@ -230,8 +245,7 @@ def pack(
     """(row - shift) * scale - offset as ``words``, half the squared norms of that, how far it lies from the rows."""
     import torch
 
-    values: Any = rows.values
-    count = len(rows)
+    values, count = tensor_of(rows), len(rows)
     room, width = -(-count // tile) * tile, -(-rows.depth // 8) * 8
     new = functools.partial(torch.empty, device=values.device)
     packed = new((room, width), dtype=torch.bfloat16 if words == "bfloat16" else torch.float32)

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..arrays import Rows
 from .centre import column_sums
-from .device import on_host, placed
+from .device import on_host, placed, tensor_of
 from .moments import LONGEST, FeatureMoments, too_long
 
 ROWS = 8192  # in float64 at a time; fixed, so that nothing that the caller chooses changes the order of the additions
@@ -34,7 +34,7 @@ def feature_moments(matrices: Sequence[Rows], asked: Sequence[tuple[int, int]], 
     for start in range(0, n, ROWS):
         lifted = []
         for p, (rows, mean) in enumerate(zip(matrices, placed_means, strict=True)):
-            centred = rows.values[start : start + ROWS].to(torch.float64) - mean
+            centred = tensor_of(rows)[start : start + ROWS].to(torch.float64) - mean
             squares = (centred * centred).sum(dim=1, keepdim=True)
             longest[p] = torch.maximum(longest[p], squares.max())
             lifted.append(torch.cat([centred, torch.ones_like(squares), squares], dim=1))

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import blocks
 from . import device
-from .device import TileAt, address, gpu_module, on_host, placed, source, stream_of, tile_rows
+from .device import TileAt, address, gpu_module, on_host, placed, source, stream_of, tensor_of, tile_rows
 from .neighbours import Found, Open, PackedSide, Reach, Search, Side, Steps
 
 if TYPE_CHECKING:
@@ -22,14 +22,11 @@ FREE_SHARE = 8  # a side is kept packed where it takes at most this part of the 
 class DeviceSide(PackedSide):
     """The packed rows of a side; halves and residuals are tensors."""
 
-    halves: Any
-    residuals: Any
-
     def __init__(self, side: Side, filter: str, slack: float, memory: int | None) -> None:
         import torch
 
         super().__init__(side, filter, slack, memory)
-        where = side.rows.values.device  # type: ignore[attr-defined]
+        where = tensor_of(side.rows).device
         self.halves, self.residuals = torch.empty((2, len(side.rows)), dtype=torch.float32, device=where)
         if memory is None and where.type == "cuda":
             size = len(side.rows) * side.rows.depth * (2 if filter == "bfloat16" else 4)
@@ -101,7 +98,7 @@ class DeviceSearch(Search):
 
     @property
     def where(self) -> torch.device:
-        return self.left.rows.values.device  # type: ignore[attr-defined]
+        return tensor_of(self.left.rows).device
 
     def traversal(self, rows: int, columns: int, words: int, *, symmetric: bool) -> blocks.Traversal:
         return device.traversal(
@@ -114,7 +111,7 @@ class DeviceSearch(Search):
 
     @property
     def multiplies_bfloat16(self) -> bool:
-        return True
+        return device.has_bfloat16_products()
 
     def ranked(
         self, left: PackedSide, right: PackedSide, own: np.ndarray, margin: int, steps: Steps
@@ -183,14 +180,14 @@ class DeviceSearch(Search):
 
         tile_i, tile_j = tile_rows(len(left.side.rows)), tile_rows(len(right.side.rows))
         products = torch.empty((tile_i, tile_j), device=self.where)
-        distances = self.metric != "inner_product"
+        distances, both = self.metric != "inner_product", left is right
         held: tuple[int, Any] = (-1, None)
         for span in spans:
             if held[0] != span.first_i:
                 held = (span.first_i, left.block(span.first_i, span.rows_i))
-            same = left is right and span.first_j == span.first_i
+            same = both and span.first_j == span.first_i
             (i, half_i), (j, half_j) = held[1], held[1] if same else right.block(span.first_j, span.rows_j)
-            for at in device.tiles_of(span.as_tuple(), tile_i, tile_j, symmetric=self.symmetric):
+            for at in device.tiles_of(span.as_tuple(), tile_i, tile_j, symmetric=both):
                 device.product_tile(i, j, at, products)
                 where_i, where_j = address(half_i) + 4 * at.i, address(half_j) + 4 * at.j
                 yield at, products, where_i if distances else 0, where_j if distances else 0
@@ -200,12 +197,12 @@ class DeviceSearch(Search):
         x, base = side.rows, self.right.rows
         norms = [None if one is None else placed(x, one) for one in (side.squared_norms, self.right.squared_norms)]
         held = [*norms, placed(x, own.astype(np.int64))]
-        given = source(x.values, x.dtype), source(base.values, base.dtype), self.metric  # type: ignore[arg-type]
+        given = source(tensor_of(x), x.dtype), source(tensor_of(base), base.dtype), self.metric
         return (*given, *map(address, held), self.k), held
 
     def _certificate_on_device(self, left: PackedSide, reach: Reach, kept: int) -> tuple[tuple, list[Any]]:
         heavy = placed(left.side.rows, reach.heavy)
-        given = left.filter, address(left.halves), address(left.residuals), self.unit  # type: ignore[arg-type]
+        given = left.filter, address(left.halves), address(left.residuals), self.unit
         bounds = reach.ratio, reach.floor, reach.longest, reach.coarsest
         return (*given, *bounds, address(heavy), len(reach.heavy), kept), [heavy]
 

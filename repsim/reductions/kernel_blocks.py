@@ -118,8 +118,8 @@ class _Preparation:
                 error += share * own_error
             self._finite(scale * (1.0 + float(np.abs(diagonal).max() + error.max()) ** 2))
         if isinstance(self.rows, DeviceRows):
-            factors = [factor for term in terms for factor in term.factors]
-            sizes = len(factors), sum(len(factor.coefficients) for factor in factors)
+            own = [factor for term in terms for factor in term.factors]
+            sizes = len(own), sum(len(factor.coefficients) for factor in own)
             device.check_size(*sizes, function=self.function)
         return KernelBlocks(tuple(self.packers), tuple(terms), diagonal, error, scale)
 

@@ -136,17 +136,19 @@ class PackedSide:
         self.side, self.filter = side, filter
         n, depth = len(side.rows), side.rows.depth
         self.words = -(-depth // 2) if filter == "bfloat16" else depth
+        self.halves: Any
+        self.residuals: Any
         self.halves, self.residuals = np.empty((2, n), np.float32)
         self.floor = slack + math.sqrt(depth) * 2.0**-125  # a subnormal entry is lost
         budget = blocks.PACKED_BUDGET if memory is None else memory // 2  # the other half for the other side
         self.keeps_all = n * self.words * 4 <= budget
-        self.kept: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self.kept: dict[int, tuple[Any, Any]] = {}
 
     def known(self) -> tuple[np.ndarray, np.ndarray]:
         """Norms of the packed rows and residuals, in float64."""
         return np.sqrt(2 * self.halves.astype(np.float64)), self.residuals.astype(np.float64)
 
-    def block(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    def block(self, first: int, count: int) -> tuple[Any, Any]:
         if first in self.kept:
             return self.kept[first]
         part = slice(first, first + count)

@@ -104,6 +104,8 @@ void launch(const Kernel& kernel, int64_t blocks, size_t shared_bytes, void*) {
   }
 }
 
+inline void use_device(int) {}
+
 inline int count_devices() { return 0; }
 
 }  // namespace repsim::cuda

@@ -102,6 +102,12 @@ void launch(const Kernel& kernel, int64_t blocks, size_t shared_bytes, void* str
   if (error != cudaSuccess) throw std::runtime_error(std::string("CUDA: ") + cudaGetErrorString(error));
 }
 
+// Makes a device the current one of this thread, for this copy of the CUDA runtime too.
+inline void use_device(int number) {
+  const cudaError_t error = cudaSetDevice(number);
+  if (error != cudaSuccess) throw std::runtime_error(std::string("CUDA: ") + cudaGetErrorString(error));
+}
+
 // How many GPUs the driver shows; 0 without a driver.
 inline int count_devices() {
   int count = 0;
