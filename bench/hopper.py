@@ -90,6 +90,10 @@ class Case:
     def label(self) -> str:
         return f"{self.kind} {' '.join(f'{k}={v}' for k, v in self.options.items())}"
 
+    @property
+    def shape(self) -> str:
+        return name_of((SUMS if "sums" in self.kind or "blocks" in self.kind else SELECT)[self.library])
+
 
 def cases(variants: int) -> Iterator[Case]:
     for precision in ("medium", "high", "highest"):
@@ -399,46 +403,48 @@ def read_lines(stream: IO[str], lines: queue.Queue[str | None]) -> None:
     lines.put(None)
 
 
-def run(folder: Path, out: Path, minutes: float, only: str) -> int:
-    deadline = time.monotonic() + 60 * minutes
-    built = [path for path, *_ in libraries(folder) if path.exists()]
-    todo = chosen_cases(built, only)
-    if not built:
-        raise SystemExit(f"[hopper] expected libraries in {folder}, got none: python -m bench.hopper build first")
-    out.mkdir(parents=True, exist_ok=True)
-    wrong = done = 0
-    command = [sys.executable, "-m", "bench.hopper", "work", "--folder", str(folder), "--only", only]
+def follow(todo: list[Case], command: list[str], deadline: float, out: Path, *, start: float = START) -> int:
+    """Runs the cases through workers, ``command`` and the number of the first; returns how many are right or timed."""
+    done = good = 0
     with open(out / "hopper.jsonl", "a") as log, open(out / "hopper.err", "a") as errors:
         while done < len(todo) and time.monotonic() < deadline:
             worker = subprocess.Popen([*command, str(done)], stdout=subprocess.PIPE, stderr=errors, text=True, cwd=ROOT)
-            assert worker.stdout is not None
             lines: queue.Queue[str | None] = queue.Queue()
             threading.Thread(target=read_lines, args=(worker.stdout, lines), daemon=True).start()
-            starting = START
-            while done < len(todo) and time.monotonic() < deadline:
+            starting, alive = start, True
+            while alive and done < len(todo) and time.monotonic() < deadline:
                 case, begin = todo[done], time.monotonic()
                 limit = min(case.limit + starting, deadline - begin)
+                result: dict[str, Any]
                 try:
                     line = lines.get(timeout=limit)
                     result = {"failed": "the process ended; see hopper.err"} if line is None else json.loads(line)
                 except queue.Empty:
                     result = {"failed": f"no end after {limit:.0f} s"}
-                shape = (SELECT if "search" in case.kind or "queries" in case.kind else SUMS)[case.library]
                 took = round(time.monotonic() - begin, 1)
-                record = {"case": case.kind, **case.options, "shape": name_of(shape), **result, "took": took}
+                record = {"case": case.kind, **case.options, "shape": case.shape, **result, "took": took}
                 log.write(json.dumps(record) + "\n")
                 log.flush()
-                bad = "failed" in result or result.get("right") is False
-                wrong += bad
+                alive, right = "failed" not in result, result.get("right", "failed" not in result)
                 shown = " ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in result.items())
-                print(f"{'WRONG ' if bad else ''}{case.label()} | {name_of(shape)} | {shown} | {took} s", flush=True)
-                done, starting = done + 1, 0
-                if "failed" in result:
-                    break
+                print(f"{'' if right else 'WRONG '}{case.label()} | {case.shape} | {shown} | {took} s", flush=True)
+                done, good, starting = done + 1, good + right, 0
             worker.kill()
             worker.wait()
-    print(f"{wrong} wrong or failed, {len(todo) - done} of {len(todo)} not run")
-    return min(wrong + len(todo) - done, 1)
+    print(f"{good} of {len(todo)} right or timed, {done - good} wrong or failed, {len(todo) - done} not run")
+    return good
+
+
+def run(folder: Path, out: Path, minutes: float, only: str) -> int:
+    """All cases whose description contains ``only``, in at most so many minutes."""
+    deadline = time.monotonic() + 60 * minutes
+    built = [path for path, *_ in libraries(folder) if path.exists()]
+    if not built:
+        raise SystemExit(f"[hopper] expected libraries in {folder}, got none: python -m bench.hopper build first")
+    out.mkdir(parents=True, exist_ok=True)
+    todo = chosen_cases(built, only)
+    command = [sys.executable, "-m", "bench.hopper", "work", "--folder", str(folder), "--only", only]
+    return int(follow(todo, command, deadline, out) < len(todo))
 
 
 def main() -> int:

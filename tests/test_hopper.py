@@ -7,17 +7,26 @@ tensor cores. What only a GPU can show is in test_hopper_gpu.py.
 from __future__ import annotations
 
 import ctypes
+import os
 import shutil
 import subprocess
+import sys
+import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from bench import hopper as bench_hopper
+
 ROOT = Path(__file__).parents[1]
 ROW_BITS = 40
+sys.path.append(str(ROOT / "csrc/cuda"))
+import no_spills  # noqa: E402
+import sass  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +132,27 @@ def test_fragment_holds_every_entry_once(native: ctypes.CDLL) -> None:
         # The rows of PTX's m64nNk16: a warp has 16, a lane two that are 8 apart.
         assert places[37, 0].tolist() == [17, 2] and places[37, 2].tolist() == [25, 2]
         assert places[127, 1].tolist() == [55, 7] and places[127, columns // 2 - 1].tolist() == [63, columns - 1]
+
+
+def cute_headers() -> list[Path]:
+    """Folders to include for CuTe on the host, or none."""
+    spec = find_spec("cutlass_library")
+    places = [Path(os.environ["REPSIM_CUTLASS_DIR"])] if "REPSIM_CUTLASS_DIR" in os.environ else []
+    places += [Path(place) / "source" for place in (spec.submodule_search_locations or [])] if spec else []
+    cuda = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "include"
+    found = [place / "include" for place in places if (place / "include/cute/tensor.hpp").exists()]
+    return [found[0], cuda, cuda / "cccl"] if found and cuda.exists() else []
+
+
+def test_accumulators_and_stages_lie_where_cute_has_them(tmp_path: Path) -> None:
+    compiler, headers = shutil.which("c++"), cute_headers()
+    if compiler is None or not headers:
+        pytest.skip("no compiler, CUDA headers or CUTLASS headers (pip install --no-deps nvidia-cutlass==4.2.0.0)")
+    program = tmp_path / "layouts"
+    includes = [f"-I{path}" for path in (ROOT / "csrc", *headers)]
+    source = str(ROOT / "tests/hopper/layouts.cpp")
+    subprocess.run([compiler, "-std=c++20", "-O0", "-w", *includes, source, "-o", str(program)], check=True)
+    assert subprocess.run([program], capture_output=True, text=True).stdout == "same\n"
 
 
 def test_fold_leaves_every_sum_in_one_lane(native: ctypes.CDLL) -> None:
@@ -333,3 +363,50 @@ def test_parts_and_their_products_lose_what_they_state(
     off = np.abs(values - exact) / np.abs(exact)
     assert off.max() <= product
     assert off.max() > product / 64, "the bound would let a product too few pass"
+
+
+# ---------------------------------------------------------------------------------------------- what watches over it
+
+
+def test_a_kernel_off_the_tensor_cores_is_found() -> None:
+    whole = "\n".join(f"        /*00{m}0*/                   {one} R1, R2 ;" for m, one in enumerate(sass.NEEDED))
+    listing = "\n".join(f"\t\tFunction : _Z3{kernel}v\n{whole}" for kernel in sass.KERNELS)
+    assert sass.faults(sass.instructions(listing)) == []
+    slow = listing.replace("HGMMA", "HMMA", 1).replace("UTMALDG R1", "@!P0 LDL R1", 1)
+    assert sass.faults(sass.instructions(slow)) == [
+        "_Z3sums_kernelv: no HGMMA", "_Z3sums_kernelv: no UTMALDG", "_Z3sums_kernelv: 1 HMMA", "_Z3sums_kernelv: 1 LDL",
+    ]  # fmt: skip
+    assert sass.faults({}) == ["sums_kernel: not there", "select_kernel: not there"]
+
+
+def test_matrix_instructions_that_wait_are_found_in_the_log() -> None:
+    log = "ptxas info : (C7514) Potential Performance Loss: wgmma.mma_async instructions are serialized"
+    count, bad = no_spills.spills(f"Compiling entry function 'f' for 'sm_90a'\n{log}")
+    assert count == 1
+    assert bad == ["(C7514) Potential Performance Loss: wgmma.mma_async instructions are serialized"]
+
+
+def test_a_case_that_hangs_or_dies_does_not_end_the_bench(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    worker = tmp_path / "worker.py"
+    worker.write_text(
+        "import sys, time\n"
+        "for number in range(int(sys.argv[1]), 5):\n"
+        "    if number == 1: time.sleep(60)\n"
+        "    if number == 2: sys.exit(3)\n"
+        "    print('{\"right\": %s}' % ('false' if number == 3 else 'true'), flush=True)\n"
+    )
+    todo = [bench_hopper.Case("sums_are_right", 0, {"n": number}, limit=1) for number in range(5)]
+    deadline = time.monotonic() + 30
+    assert bench_hopper.follow(todo, [sys.executable, str(worker)], deadline, tmp_path, start=2) == 2
+    shown = capsys.readouterr().out
+    assert "WRONG sums_are_right n=1 | 128x192 4 stages cluster 2x1 supertile 160 | failed=no end after" in shown
+    assert "WRONG sums_are_right n=2" in shown and "the process ended" in shown and "WRONG sums_are_right n=3" in shown
+    assert "2 of 5 right or timed, 3 wrong or failed, 0 not run" in shown
+    assert len((tmp_path / "hopper.jsonl").read_text().splitlines()) == 5
+    assert bench_hopper.follow(todo, [sys.executable, str(worker)], time.monotonic() - 1, tmp_path) == 0
+    assert "5 not run" in capsys.readouterr().out
+
+
+def test_every_case_names_a_check_or_a_time_and_a_variant() -> None:
+    for case in bench_hopper.cases(len(bench_hopper.SUMS)):
+        assert callable(getattr(bench_hopper, case.kind)) and case.shape

@@ -3,7 +3,7 @@
 #include <exception>
 #include <string>
 
-#include "hopper.h"
+#include "hopper_launch.h"
 
 namespace {
 
@@ -32,6 +32,11 @@ REPSIM_EXPORT void repsim_hopper_sizes(int64_t* sizes) {
   const int64_t own[6] = {sizeof(SplitRows), sizeof(FusedKernel), sizeof(BlockRange),
                           sizeof(Search),    sizeof(Served),      sizeof(Candidates)};
   for (int m = 0; m < 6; ++m) sizes[m] = own[m];
+}
+
+// For the calls of this thread that follow: a library with a runtime of its own does not know what others have set.
+REPSIM_EXPORT const char* repsim_hopper_set_device(int number) {
+  return guarded([&] { check(cudaSetDevice(number), "set_device"); });
 }
 
 REPSIM_EXPORT const char* repsim_hopper_split_rows(const float* x, int64_t rows, int64_t depth, int64_t x_stride,

@@ -83,7 +83,7 @@ def _library() -> ctypes.CDLL:
     own = [ctypes.sizeof(one) for one in (_SplitRows, _FusedKernel, _BlockRange, _Search, _Served, _Candidates)]
     if own != sizes.tolist():
         raise RuntimeError(f"[hopper] expected structures of {own} bytes in {path}, got {sizes.tolist()}; rebuild it")
-    for name in ("split_rows", "kernel_sums", "collect", "search_rows", "search_all_pairs"):
+    for name in ("set_device", "split_rows", "kernel_sums", "collect", "search_rows", "search_all_pairs"):
         getattr(library, f"repsim_hopper_{name}").restype = ctypes.c_char_p
     return library
 
@@ -93,16 +93,17 @@ def forget_library() -> None:
     _library.cache_clear()
 
 
-def _call(name: str, *arguments: Any) -> None:
-    error = getattr(_library(), f"repsim_hopper_{name}")(*arguments)
-    if error is not None:
-        raise RuntimeError(error.decode())
-
-
-def _stream(tensor: torch.Tensor) -> ctypes.c_void_p:
+def _call(name: str, where: torch.Tensor, *arguments: Any) -> None:
+    """Queues an operation on torch's current stream of the device of a tensor."""
     import torch
 
-    return ctypes.c_void_p(torch.cuda.current_stream(tensor.device).cuda_stream if tensor.is_cuda else 0)
+    if not where.is_cuda:
+        raise ValueError(f"[hopper] expected tensors on a Hopper GPU, got {where.device}")
+    stream = ctypes.c_void_p(torch.cuda.current_stream(where.device).cuda_stream)
+    for operation, given in (("set_device", (where.device.index,)), (name, (*arguments, stream))):
+        error = getattr(_library(), f"repsim_hopper_{operation}")(*given)
+        if error is not None:
+            raise RuntimeError(error.decode())
 
 
 def _at(tensor: torch.Tensor | None) -> ctypes.c_void_p:
@@ -149,8 +150,8 @@ def split(x: torch.Tensor, precision: str, *, residuals: bool = False) -> tuple[
     half = torch.empty(n, dtype=torch.float32, device=x.device)
     lost = torch.empty(n, dtype=torch.float32, device=x.device) if residuals else None
     _call(
-        "split_rows", _at(x), ctypes.c_int64(n), ctypes.c_int64(depth), ctypes.c_int64(x.stride(0)),
-        PRECISIONS[precision], _at(parts), ctypes.c_int64(width), _at(half), _at(lost), _stream(x),
+        "split_rows", x, _at(x), ctypes.c_int64(n), ctypes.c_int64(depth), ctypes.c_int64(x.stride(0)),
+        PRECISIONS[precision], _at(parts), ctypes.c_int64(width), _at(half), _at(lost),
     )  # fmt: skip
     return Split(parts, half, depth), lost
 
@@ -180,8 +181,8 @@ def kernel_sums(
     )
     to = (ctypes.c_void_p * 3)(*(one.data_ptr() for one in products))
     _call(
-        "kernel_sums", flat, PRECISIONS[precision], ctypes.byref(_BlockRange(*span)),
-        ctypes.c_int64(row_sums.shape[1]), row_bits, _at(row_sums), to, _stream(row_sums),
+        "kernel_sums", row_sums, flat, PRECISIONS[precision], ctypes.byref(_BlockRange(*span)),
+        ctypes.c_int64(row_sums.shape[1]), row_bits, _at(row_sums), to,
     )  # fmt: skip
 
 
@@ -219,9 +220,9 @@ def search_rows(
 ) -> None:  # fmt: skip
     """The ``kept`` best rows of j for every row of i. ``own``: row r is input ``inputs[r]``, or r, and not its own."""
     _call(
-        "search_rows", ctypes.byref(_Search(i._flat(), j._flat(), PRECISIONS[precision])),
+        "search_rows", lists.keys, ctypes.byref(_Search(i._flat(), j._flat(), PRECISIONS[precision])),
         ctypes.byref(_Served(0, 0, 1, None if inputs is None else inputs.data_ptr(), False, False, own)),
-        ctypes.c_int64(kept), int(certain), lists._flat(), _at(lists.overflowed), _stream(lists.keys),
+        ctypes.c_int64(kept), int(certain), lists._flat(), _at(lists.overflowed),
     )  # fmt: skip
 
 
@@ -234,8 +235,8 @@ def search_all_pairs(x: Split, precision: str, kept: int, lists: Lists, *, sampl
     if sampled is None:
         sampled = min(max(2 * kept * n // capacity, 16 * kept), n)
     _call(
-        "search_all_pairs", ctypes.byref(_Search(x._flat(), x._flat(), PRECISIONS[precision])), ctypes.c_int64(kept),
-        ctypes.c_int64(sampled), lists._flat(), _at(lists.overflowed), _stream(lists.keys),
+        "search_all_pairs", lists.keys, ctypes.byref(_Search(x._flat(), x._flat(), PRECISIONS[precision])),
+        ctypes.c_int64(kept), ctypes.c_int64(sampled), lists._flat(), _at(lists.overflowed),
     )  # fmt: skip
     rows = lists.overflowed.nonzero()[:, 0]
     if not len(rows):
