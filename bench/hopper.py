@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 SOURCES = ("launch", "split", "kernel_sums", "nearest", "library")
 # Columns of the tile, stages, rows and columns of the cluster, tiles of a supertile. The first is what is installed.
 SUMS = [(192, 4, 2, 1, 160), (192, 4, 1, 1, 160), (192, 4, 1, 2, 160), (192, 4, 2, 2, 160), (192, 4, 2, 1, 640),
-        (192, 3, 2, 1, 160), (128, 6, 2, 1, 160)]  # fmt: skip
+        (192, 5, 2, 1, 160), (128, 6, 2, 1, 160)]  # fmt: skip
 SELECT = [(256, 4, 2, 1, 160), (256, 4, 1, 1, 160), (256, 4, 1, 2, 160), (256, 4, 2, 2, 160), (256, 4, 2, 1, 640),
           (256, 3, 2, 1, 160), (192, 4, 2, 1, 160)]  # fmt: skip
 LIMIT = 40  # seconds of a case

@@ -172,7 +172,9 @@ def test_bandwidths_are_exact_medians(
     )
 
 
-def test_a_misled_median_is_found_by_the_coarse_count(native: Any, data: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_misled_median_is_found_by_the_coarse_count(
+    native: Any, data: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from scipy.spatial.distance import pdist
 
     monkeypatch.setattr("repsim.reductions.distances.IN_MEMORY", 50)
@@ -462,9 +464,7 @@ def test_a_kernel_of_too_many_parts_is_refused(native: Any, data: Any) -> None:
     many: Any = repsim.RBF(sigma=1.0)
     for i in range(16):
         many = many + repsim.RBF(sigma=2.0 + i)
-    with pytest.raises(
-        ValueError, match=r"\[cka\] expected a kernel of at most 16 factors and 64 coeff.* got 17 and 0"
-    ):
+    with pytest.raises(ValueError, match=r"\[cka\] expected a kernel of at most 16 factors and 64 coeff.* got 17 and 0"):
         repsim.cka(*both(*data), kernel=many)
 
 
