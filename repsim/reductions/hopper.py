@@ -23,7 +23,8 @@ PRECISIONS = {"medium": 0, "high": 1, "highest": 2}
 PARTS = {"medium": 1, "high": 2, "highest": 3}
 KERNELS = {"linear": 0, "rbf": 2}
 NO_FLOOR = 0x00800000 << 32  # the key of -FLT_MAX, in the last place
-MOST_CAPACITY = 2048
+LIST_ROOM = 1024  # candidates that a list holds while it is searched
+FARTHEST = 128.0  # gain times both halves: beyond, float32 products lose digits of the distances between near rows
 LIBRARY = Path(__file__).parents[1] / "_hopper.so"
 
 
@@ -226,6 +227,17 @@ def search_rows(
     )  # fmt: skip
 
 
+def _again(lists: Lists, x: Split, base: Split, precision: str, kept: int, *, own: bool) -> None:
+    """Searches the rows whose lists overflowed again, in rounds so narrow that none can."""
+    rows = lists.overflowed.nonzero()[:, 0]
+    if not len(rows):
+        return
+    again = Lists.empty(len(rows), lists.keys.shape[1], lists.keys.device)
+    search_rows(x.rows(rows), base, precision, kept, again, inputs=rows, own=own, certain=True)
+    lists.keys[rows], lists.counts[rows], lists.floors[rows] = again.keys, again.counts, again.floors
+    lists.overflowed[rows] = again.overflowed
+
+
 def search_all_pairs(x: Split, precision: str, kept: int, lists: Lists, *, sampled: int | None = None) -> None:
     """The ``kept`` best of all other rows, every pair once; lists that overflow are searched again one by one.
 
@@ -238,11 +250,77 @@ def search_all_pairs(x: Split, precision: str, kept: int, lists: Lists, *, sampl
         "search_all_pairs", lists.keys, ctypes.byref(_Search(x._flat(), x._flat(), PRECISIONS[precision])),
         ctypes.c_int64(kept), ctypes.c_int64(sampled), lists._flat(), _at(lists.overflowed),
     )  # fmt: skip
-    rows = lists.overflowed.nonzero()[:, 0]
-    if not len(rows):
-        return
-    few = x.rows(rows)
-    again = Lists.empty(len(rows), capacity, lists.keys.device)
-    search_rows(few, x, precision, kept, again, inputs=rows, own=True, certain=True)
-    lists.keys[rows], lists.counts[rows], lists.floors[rows] = again.keys, again.counts, again.floors
-    lists.overflowed[rows] = again.overflowed
+    _again(lists, x, x, precision, kept, own=True)
+
+
+# ------------------------------------------------------------------------------------- in place of tiles of products
+
+
+def asked_for(device: Any) -> bool:
+    """Whether REPSIM_HOPPER=1 asks for the fused operations, and there they are."""
+    return os.environ.get("REPSIM_HOPPER") == "1" and available(device)
+
+
+def takes(matrices: Sequence[Sequence[tuple]], left: int) -> bool:
+    """Whether these matrices of packed blocks, as repsim::kernel_sums has them, are summed by the fused kernel.
+
+    They are two, each a single linear or RBF kernel, whose rows are so near to the origin that no distance between near
+    rows loses its digits. To know that, the halves are looked at, which waits for the GPU.
+    """
+    if len(matrices) != 2 or left != 1 or any(len(terms) != 1 or len(terms[0][0]) != 1 for terms in matrices):
+        return False
+    if not asked_for(matrices[0][0][0][0][0][0].values.device):
+        return False
+    for (factors, _, weight), *_ in matrices:
+        (_, half_i), (_, half_j), kernel, gain, _ = factors[0]
+        if kernel not in KERNELS or weight != 1.0:
+            return False
+        if kernel == "rbf" and gain * float(half_i.max() + half_j.max()) > FARTHEST:
+            return False
+    return True
+
+
+def _split_block(block: Any, half: torch.Tensor) -> tuple[Split, str]:
+    """A packed block as parts, and the precision that its words stand for."""
+    values = block.values[: block.count]
+    if block.words == "bfloat16":
+        return Split(values[None], half, values.shape[1]), "medium"
+    precision = "high" if block.words == "tfloat32" else "highest"
+    return split(values, precision)[0], precision
+
+
+def sum_blocks(
+    matrices: Sequence[Sequence[tuple]],
+    span: tuple[int, int, int, int],
+    row_bits: int,
+    row_sums: torch.Tensor,
+    products: torch.Tensor,
+) -> None:
+    """As :func:`repsim.reductions.device.kernel_sums`, for matrices that the fused kernel takes."""
+    fused = []
+    for (factors, shift, _), *_ in matrices:
+        (i, half_i), (j, half_j), kernel, gain, _ = factors[0]
+        left, precision = _split_block(i, half_i)
+        right = left if i is j else _split_block(j, half_j)[0]
+        fused.append(FusedMatrix(left, right, kernel, gain, shift))
+    kernel_sums(fused, precision, span, row_bits, row_sums, [products[p, q, 0] for p, q in ((0, 0), (0, 1), (1, 1))])
+
+
+def lists_fit(n: int, kept: int, device: Any) -> bool:
+    """Whether lists of so many rows are long enough, and take at most a quarter of the memory that is free."""
+    import torch
+
+    return 4 * kept <= LIST_ROOM and 8 * LIST_ROOM * n <= torch.cuda.mem_get_info(device)[0] // 4
+
+
+def best_rows(block: Any, half: Any, base: Any, base_half: Any, kept: int, *, distances: bool) -> Lists:
+    """The ``kept`` best rows of a bfloat16 base for every row of a block; the others' where the base is the block."""
+    x = Split(block.values[None, : block.count], half if distances else None, block.values.shape[1])
+    lists = Lists.empty(block.count, LIST_ROOM, block.values.device)
+    if base is block:
+        search_all_pairs(x, "medium", kept, lists)
+    else:
+        other = Split(base.values[None, : base.count], base_half if distances else None, base.values.shape[1])
+        search_rows(x, other, "medium", kept, lists)
+        _again(lists, x, other, "medium", kept, own=False)
+    return lists
