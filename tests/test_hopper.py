@@ -15,12 +15,16 @@ import time
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from fused_stand_ins import STAND_INS
 
 from bench import hopper as bench_hopper
+from bench import hopper_cases
+from repsim.reductions import hopper as fused
 
 ROOT = Path(__file__).parents[1]
 ROW_BITS = 40
@@ -395,7 +399,7 @@ def test_a_case_that_hangs_or_dies_does_not_end_the_bench(tmp_path: Path, capsys
         "    if number == 2: sys.exit(3)\n"
         "    print('{\"right\": %s}' % ('false' if number == 3 else 'true'), flush=True)\n"
     )
-    todo = [bench_hopper.Case("sums_are_right", 0, {"n": number}, limit=1) for number in range(5)]
+    todo = [hopper_cases.Case("sums_are_right", 0, {"n": number}, limit=1) for number in range(5)]
     deadline = time.monotonic() + 30
     assert bench_hopper.follow(todo, [sys.executable, str(worker)], deadline, tmp_path, start=2) == 2
     shown = capsys.readouterr().out
@@ -408,5 +412,69 @@ def test_a_case_that_hangs_or_dies_does_not_end_the_bench(tmp_path: Path, capsys
 
 
 def test_every_case_names_a_check_or_a_time_and_a_variant() -> None:
-    for case in bench_hopper.cases(len(bench_hopper.SUMS)):
-        assert callable(getattr(bench_hopper, case.kind)) and case.shape
+    for case in hopper_cases.cases(len(hopper_cases.SUMS)):
+        assert callable(getattr(hopper_cases, case.kind)) and case.shape
+
+
+@pytest.fixture
+def cases_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """The checks and times of the bench with stand-ins for the kernels."""
+    operations = SimpleNamespace(**vars(fused))
+    for stand_in in STAND_INS:
+        setattr(operations, stand_in.__name__, stand_in)
+    monkeypatch.setattr(hopper_cases, "operations", lambda: operations)
+    monkeypatch.setattr(hopper_cases, "DEVICE", "cpu")
+    monkeypatch.setattr(hopper_cases, "median_seconds", lambda work, repeats: work() or 0.5)
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("sums_are_right", {"n": 2, "d": 8, "other": 8, "kinds": "rbf rbf", "precision": "medium"}),
+        ("sums_are_right", {"n": 300, "d": 20, "other": 9, "kinds": "rbf linear", "precision": "high"}),
+        ("sums_are_right", {"n": 90, "d": 33, "other": 9, "kinds": "linear linear", "precision": "highest",
+                            "rows": "anisotropic"}),
+        ("two_blocks_are_right", {"n": 200, "first": 70}),
+        ("search_is_right", {"n": 300, "d": 20, "metric": "euclidean", "rows": "clusters"}),
+        ("search_is_right", {"n": 150, "d": 70, "metric": "inner_product", "rows": "anisotropic"}),
+        ("queries_are_right", {"n": 40, "m": 130, "d": 24, "certain": True}),
+    ],
+    ids=lambda one: one if isinstance(one, str) else "",
+)  # fmt: skip
+def test_checks_of_the_bench_pass_what_is_right(cases_on_the_cpu: Any, kind: str, options: dict[str, Any]) -> None:
+    result = getattr(hopper_cases, kind)(**options)
+    assert result["right"], result
+
+
+def test_checks_of_the_bench_find_what_is_wrong(cases_on_the_cpu: pytest.MonkeyPatch) -> None:
+    operations = hopper_cases.operations()
+    right, best = operations.kernel_sums, operations.search_all_pairs
+
+    def one_row_off(matrices: Any, precision: str, span: Any, row_bits: int, row_sums: Any, products: Any) -> None:
+        right(matrices, precision, span, row_bits, row_sums, products)
+        row_sums[1, 5] += 1 << (row_bits - 2)
+
+    def one_product_off(matrices: Any, precision: str, span: Any, row_bits: int, row_sums: Any, products: Any) -> None:
+        right(matrices, precision, span, row_bits, row_sums, products)
+        products[1][0] += 1 << 9
+
+    def one_neighbour_off(x: Any, precision: str, kept: int, lists: Any) -> None:
+        best(x, precision, kept, lists)
+        lists.keys[7, 3] = lists.keys[7, 2]
+
+    options = {"n": 60, "d": 8, "other": 8, "kinds": "rbf rbf", "precision": "medium"}
+    for wrong in (one_row_off, one_product_off):
+        operations.kernel_sums = wrong
+        assert not hopper_cases.sums_are_right(**options)["right"]
+    operations.search_all_pairs = one_neighbour_off
+    assert not hopper_cases.search_is_right(n=60, d=8, metric="euclidean", rows="random")["right"]
+
+
+def test_times_of_the_bench_are_told_as_shares(cases_on_the_cpu: Any) -> None:
+    cases_on_the_cpu.setattr(hopper_cases, "gemm_rate", lambda: 1e6)
+    sums = hopper_cases.time_of_sums(n=100, d=10, precision="high")
+    assert sums == {"seconds": 0.5, "tflops": 1.2e-6, "gemm_tflops": 1e-6, "share": pytest.approx(1.2)}
+    search = hopper_cases.time_of_search(n=100, d=10, k=5)
+    assert search["share"] == pytest.approx(0.2) and search["overflowed"] == 0
+    assert hopper_cases.time_of_chunked_torch(n=64, d=8).keys() == {"sums_seconds", "search_seconds"}

@@ -10,6 +10,24 @@ using namespace repsim::cuda::hopper;
 
 namespace {
 
+// Of both warpgroups, as the kernels tile them: the second has the rows from 64 on.
+template <int kColumns, class Atom>
+int tile_of_two() {
+  const auto mma = cute::make_tiled_mma(Atom{}, cute::Layout<cute::Shape<cute::_2, cute::_1, cute::_1>>{});
+  const auto places = cute::make_identity_tensor(cute::Shape<cute::Int<128>, cute::Int<kColumns>>{});
+  int wrong = 0;
+  for (int thread = 0; thread < 256; ++thread) {
+    const auto own = mma.get_thread_slice(thread).partition_C(places);
+    for (int m = 0; m < kColumns / 2; ++m) {
+      const auto place = own(m);
+      wrong += static_cast<int>(cute::get<0>(place)) != thread / 128 * 64 + fragment_row(thread % 128, m) ||
+               static_cast<int>(cute::get<1>(place)) != fragment_column(thread % 128, m);
+    }
+  }
+  if (wrong) std::printf("%d accumulators of 128 x %d lie elsewhere\n", wrong, kColumns);
+  return wrong;
+}
+
 template <int kColumns, class Atom>
 int accumulators() {
   using Layout = typename cute::MMA_Traits<Atom>::CLayout;  // (thread, value) -> row + 64 column
@@ -45,6 +63,8 @@ int main() {
   int wrong = accumulators<128, MMA_64x128x16_F32BF16BF16_SS<Major::K, Major::K>>();
   wrong += accumulators<192, MMA_64x192x16_F32BF16BF16_SS<Major::K, Major::K>>();
   wrong += accumulators<256, MMA_64x256x16_F32BF16BF16_SS<Major::K, Major::K>>();
+  wrong += tile_of_two<192, MMA_64x192x16_F32BF16BF16_SS<Major::K, Major::K>>();
+  wrong += tile_of_two<256, MMA_64x256x16_F32BF16BF16_SS<Major::K, Major::K>>();
   wrong += stages<128, 4>() + stages<192, 4>() + stages<256, 3>();
   if (!wrong) std::printf("same\n");
   return wrong != 0;
