@@ -172,9 +172,7 @@ def test_bandwidths_are_exact_medians(
     )
 
 
-def test_a_misled_median_is_found_by_the_coarse_count(
-    native: Any, data: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_misled_median_is_found_by_the_coarse_count(native: Any, data: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from scipy.spatial.distance import pdist
 
     monkeypatch.setattr("repsim.reductions.distances.IN_MEMORY", 50)
@@ -400,7 +398,7 @@ def test_candidates_are_the_best_whatever_their_order(native: Any, k: int) -> No
 
     rng = np.random.default_rng(k)
     scores = rng.integers(-40, 40, size=(5, 960)).astype(np.float32) / 8
-    best = _Candidates.of(5, k, torch.device("cpu"), "t")
+    best = _Candidates.of(5, k, k, torch.device("cpu"), "t")
     for first in range(768, -1, -192):
         tile = torch.as_tensor(scores[:, first : first + 192]).contiguous()
         best.offer(tile, 0, 0, (0, 5, first, 192, 192, False), False)
@@ -454,9 +452,9 @@ def test_unbounded_scores_are_refused(native: Any) -> None:
         search._require_bounded(torch.ones(1, dtype=torch.int32))
 
 
-def test_more_candidates_than_room_are_refused(native: Any) -> None:
+def test_more_neighbours_than_room_are_refused(native: Any) -> None:
     x = on_gpu(np.random.default_rng(0).normal(size=(2600, 2)).astype(np.float32))
-    with pytest.raises(ValueError, match=r"\[nearest\] expected k of which a GPU keeps at most 1984 candidates"):
+    with pytest.raises(ValueError, match=r"\[nearest\] expected k of at most 1984 on a GPU, got 2400"):
         repsim.nearest(x, 2400)
 
 
@@ -464,7 +462,9 @@ def test_a_kernel_of_too_many_parts_is_refused(native: Any, data: Any) -> None:
     many: Any = repsim.RBF(sigma=1.0)
     for i in range(16):
         many = many + repsim.RBF(sigma=2.0 + i)
-    with pytest.raises(ValueError, match=r"\[cka\] expected a kernel of at most 16 factors and 64 coeff.* got 17 and 0"):
+    with pytest.raises(
+        ValueError, match=r"\[cka\] expected a kernel of at most 16 factors and 64 coeff.* got 17 and 0"
+    ):
         repsim.cka(*both(*data), kernel=many)
 
 

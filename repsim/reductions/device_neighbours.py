@@ -58,16 +58,16 @@ class _Candidates:
     kept: int
 
     @classmethod
-    def of(cls, n: int, kept: int, where: torch.device, function: str) -> _Candidates:
+    def of(cls, n: int, k: int, kept: int, where: torch.device, function: str) -> _Candidates:
         import torch
 
         native = gpu_module()
         most = native.MOST_CAPACITY - native.LEAST_SPARE
-        if kept > most:
+        if k > most:
             raise ValueError(
-                f"[{function}] expected k of which a GPU keeps at most {most} candidates a row, got {kept}; "
-                f"move the rows to the CPU for so many neighbours"
+                f"[{function}] expected k of at most {most} on a GPU, got {k}; move the rows to the CPU for so many"
             )
+        kept = min(kept, most)
         capacity = 1 << (kept + native.LEAST_SPARE - 1).bit_length()
         return cls(
             torch.empty((n, capacity), dtype=torch.int64, device=where),
@@ -127,7 +127,7 @@ class DeviceSearch(Search):
         undecided = torch.empty(n, dtype=torch.uint8, device=self.where)
         unbounded = torch.zeros(1, dtype=torch.int32, device=self.where)
         ranking, _ranked = self._ranking_on_device(left.side, own)
-        certificate, _known = self._certificate_on_device(left, reach, kept)
+        certificate, _known = self._certificate_on_device(left, reach, candidates.kept)
         gpu_module().rank_neighbours(
             ranking, candidates.rows_from(0), certificate, address(indices), address(exact), address(undecided),
             address(unbounded), stream_of(exact),
@@ -151,7 +151,7 @@ class DeviceSearch(Search):
         import torch
 
         n, m = len(left.side.rows), len(right.side.rows)
-        candidates = _Candidates.of(n, kept, self.where, self.function)
+        candidates = _Candidates.of(n, self.k, kept, self.where, self.function)
         turned = torch.empty((tile_rows(n), tile_rows(n)), device=self.where) if self.symmetric else None
         plan = self.traversal(n, m, left.side.rows.depth, symmetric=self.symmetric)
         for at, products, half_i, half_j in self._tiles(left, right, steps.over(plan)):
