@@ -3,6 +3,8 @@
     python -m bench.hopper build --cutlass DIR        # every variant, with nvcc; also works without a GPU
     python -m bench.hopper run --minutes 9 --out DIR  # correctness first, then times; prints as it goes
 
+    compute-sanitizer python -m bench.hopper work 0 --only n=1000   # some of the checks, watched for bad accesses
+
 Cases run in another process, each within a time limit; where one fails or hangs, a new process goes on with the next.
 """
 

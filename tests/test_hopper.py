@@ -124,6 +124,23 @@ def test_ring_never_overwrites_what_is_read_and_never_stands_still(
             assert fault is None, f"{stages} stages, seed {seed}: {fault.decode()}"
 
 
+# ---------------------------------------------------------------------------------------------- copies
+
+
+@pytest.mark.parametrize("step", [1, 3], ids=["every-row", "every-third-row"])
+def test_boxes_hold_the_rows_and_zeros_beyond_them(native: ctypes.CDLL, step: int) -> None:
+    n, depth, width, parts = 100, 70, 72, 3
+    rows = np.random.default_rng(0).integers(1, 2**16, (parts, n, width)).astype(np.uint16)
+    sampled = rows[:, ::step, :depth]
+    form = np.array([sampled.shape[1], depth, width * step, n * width, parts, 96])
+    padded = np.zeros((parts, 400, 128), np.uint16)
+    padded[:, : sampled.shape[1], :depth] = sampled
+    for k, row, part in [(0, 0, 0), (64, 0, 2), (0, 32, 1), (64, 96, 1), (0, 200, 0)]:
+        box = np.zeros((96, 64), np.uint16)
+        native.read_box(at(rows), at(form), at(np.array([k, row, part], np.int32)), at(box))
+        np.testing.assert_array_equal(box, padded[part, row : row + 96, k : k + 64])
+
+
 # ---------------------------------------------------------------------------------------------- registers
 
 
@@ -257,7 +274,7 @@ def test_sums_have_the_same_bits_for_any_number_of_workers_and_cluster(native: c
 def emulated_candidates(
     native: ctypes.CDLL, x: np.ndarray, y: np.ndarray, thresholds: np.ndarray, *, tile: int = 256, first_i: int = 0,
     index_j: int = 0, step_j: int = 1, triangle: bool = False, columns_too: bool = False, own: bool = False,
-    euclidean: bool = True, capacity: int = 512,
+    euclidean: bool = True, capacity: int = 512, inputs: np.ndarray | None = None,
 ) -> tuple[list[dict[int, float]], np.ndarray]:  # fmt: skip
     """The candidates {input: score} of every list, and how many every row counted."""
     products = np.ascontiguousarray(x @ y.T)
@@ -268,7 +285,7 @@ def emulated_candidates(
         ints(len(x), len(y), 128, tile, 768, triangle), tile, 3, at(products), at(halves[0].astype(np.float32)),
         at(halves[1].astype(np.float32)), at(thresholds.astype(np.float32)),
         at(np.array([first_i, index_j, step_j, triangle, triangle or columns_too, own], np.int64)),
-        ctypes.c_int64(capacity), at(keys), at(counts),
+        None if inputs is None else at(inputs), ctypes.c_int64(capacity), at(keys), at(counts),
     )  # fmt: skip
     bits = (keys >> np.uint64(32)).astype(np.uint32)
     scores = np.where(bits & 0x80000000, bits & 0x7FFFFFFF, ~bits).astype(np.uint32).view(np.float32)
@@ -321,6 +338,18 @@ def test_candidates_of_a_sample_carry_its_inputs(native: ctypes.CDLL, euclidean:
     found, _ = emulated_candidates(native, x, base, thresholds, step_j=3, own=True, euclidean=euclidean)
     for i in range(310):
         assert found[i].keys() == set((3 * np.flatnonzero(scores[i] >= thresholds[i])).tolist()) - {i}
+
+
+def test_rows_with_names_are_not_their_own_candidates(native: ctypes.CDLL) -> None:
+    base = np.random.default_rng(9).standard_normal((300, 5), dtype=np.float32)
+    inputs = np.random.default_rng(10).permutation(300)[:170]
+    x = np.ascontiguousarray(base[inputs])
+    scores = float32_scores(x, base)
+    thresholds = np.sort(scores, axis=1)[:, -9]
+    found, _ = emulated_candidates(native, x, base, thresholds, own=True, inputs=inputs.astype(np.int64))
+    for row, name in enumerate(inputs):
+        assert scores[row].argmax() == name
+        assert found[row].keys() == set(np.flatnonzero(scores[row] >= thresholds[row]).tolist()) - {name}
 
 
 def test_candidates_count_on_beyond_the_capacity(native: ctypes.CDLL) -> None:

@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "cuda/hopper.h"
 #include "cuda/hopper_epilogues.h"
 #include "cuda/hopper_schedule.h"
 #include "cuda/hopper_split.h"
@@ -209,6 +210,7 @@ void select(const Schedule& s, int workers, const float* products, const float* 
     offers.first_i = whole_block.first_i + row;
     offers.first_j = whole_block.first_j + column;
     offers.index_j = whole_block.index_j + whole_block.step_j * column;
+    offers.inputs_i = whole_block.inputs_i ? whole_block.inputs_i + row : nullptr;
     offers.capacity = capacity;
     group.fibers.run([&](int thread) {
       HostLane lane{thread, group};
@@ -397,12 +399,27 @@ void kernel_sums(const int* schedule, int tile_columns, int workers, const float
 }
 
 void collect(const int* schedule, int tile_columns, int workers, const float* products, const float* half_i,
-             const float* half_j, const float* thresholds, const int64_t* served, int64_t capacity, uint64_t* keys,
-             int32_t* counts) {
-  const Offers offers{keys,      counts,  capacity,       served[0],      served[1],     served[1],
-                      served[2], nullptr, served[4] != 0, served[5] != 0, served[3] != 0};
+             const float* half_j, const float* thresholds, const int64_t* served, const int64_t* inputs,
+             int64_t capacity, uint64_t* keys, int32_t* counts) {
+  const Offers offers{keys,      counts, capacity,       served[0],      served[1],     served[1],
+                      served[2], inputs, served[4] != 0, served[5] != 0, served[3] != 0};
   (tile_columns == 256 ? select<256> : select<128>)(schedule_of(schedule), workers, products, half_i, half_j,
                                                     thresholds, offers, capacity);
+}
+
+// The box that the copy engine reads at (feature, row, part), as the tensor map describes it: 0 where the map ends.
+void read_box(const uint16_t* parts, const int64_t* form /* rows, depth, row_stride, part_stride, parts, box rows */,
+              const int32_t* at, uint16_t* box /* [box rows, 64] */) {
+  const BoxForm map = box_form({parts, nullptr, form[0], form[1], form[2], form[3]}, static_cast<int>(form[4]),
+                               static_cast<int>(form[5]));
+  for (uint32_t r = 0; r < map.box[1]; ++r)
+    for (uint32_t k = 0; k < map.box[0]; ++k) {
+      const uint64_t place[3] = {at[0] + k, at[1] + r, static_cast<uint64_t>(at[2])};
+      const bool inside = place[0] < map.sizes[0] && place[1] < map.sizes[1] && place[2] < map.sizes[2];
+      const auto* bytes = reinterpret_cast<const char*>(parts);
+      const auto* value = bytes + place[0] * 2 + place[1] * map.strides[0] + place[2] * map.strides[1];
+      box[r * map.box[0] + k] = inside ? *reinterpret_cast<const uint16_t*>(value) : 0;
+    }
 }
 
 void sort(uint64_t* keys, int size, int threads) {
