@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
@@ -27,6 +28,7 @@ from .hopper_cases import PARTS, ROOT, SELECT, SUMS, Case, cases, operations
 
 SOURCES = ("launch", "split", "kernel_sums", "nearest", "library")
 START = 60  # seconds of importing torch
+MOST_FAILURES = 3
 
 
 def libraries(folder: Path) -> list[tuple[Path, tuple[int, ...], tuple[int, ...]]]:
@@ -68,12 +70,13 @@ def build(folder: Path, cutlass: Path, jobs: int, count: int) -> None:
 # ------------------------------------------------------------------------------------------------------------------ run
 
 
-def work(first: int, folder: Path, only: str) -> int:
+def work(first: int, folder: Path, only: str, given_up: list[str]) -> int:
     """The cases from one on, in this process; a line of JSON for each. After an error a CUDA context may be lost."""
     hopper = operations()
-
     built = [path for path, *_ in libraries(folder) if path.exists()]
     for case in chosen_cases(built, only)[first:]:
+        if case.kernel in given_up:
+            continue
         os.environ["REPSIM_HOPPER_LIBRARY"] = str(built[case.library])
         hopper.forget_library()
         try:
@@ -95,16 +98,37 @@ def read_lines(stream: IO[str], lines: queue.Queue[str | None]) -> None:
 
 
 def follow(todo: list[Case], command: list[str], deadline: float, out: Path, *, start: float = START) -> int:
-    """Runs the cases through workers, ``command`` and the number of the first; returns how many are right or timed."""
+    """Runs the cases through workers, ``command`` and the number of the first; returns how many are right or timed.
+
+    A kernel that has failed or hung MOST_FAILURES times is given up: what is left of the time belongs to the others.
+    """
     done = good = 0
+    failures: Counter[str] = Counter()
+
+    def tell(case: Case, result: dict[str, Any], took: float) -> None:
+        nonlocal done, good
+        right = result.get("right", "failed" not in result)
+        done, good = done + 1, good + right
+        record = {"case": case.kind, **case.options, "shape": case.shape, **result, "took": took}
+        log.write(json.dumps(record) + "\n")
+        log.flush()
+        shown = " ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in result.items())
+        print(f"{'' if right else 'WRONG '}{case.label()} | {case.shape} | {shown} | {took} s", flush=True)
+
     with open(out / "hopper.jsonl", "a") as log, open(out / "hopper.err", "a") as errors:
         while done < len(todo) and time.monotonic() < deadline:
-            worker = subprocess.Popen([*command, str(done)], stdout=subprocess.PIPE, stderr=errors, text=True, cwd=ROOT)
+            given_up = [kernel for kernel, count in failures.items() if count >= MOST_FAILURES]
+            worker = subprocess.Popen(
+                [*command, str(done), *given_up], stdout=subprocess.PIPE, stderr=errors, text=True, cwd=ROOT
+            )
             lines: queue.Queue[str | None] = queue.Queue()
             threading.Thread(target=read_lines, args=(worker.stdout, lines), daemon=True).start()
             starting, alive = start, True
             while alive and done < len(todo) and time.monotonic() < deadline:
                 case, begin = todo[done], time.monotonic()
+                if case.kernel in given_up:
+                    tell(case, {"failed": f"given up after {MOST_FAILURES} failures"}, 0)
+                    continue
                 limit = min(case.limit + starting, deadline - begin)
                 result: dict[str, Any]
                 try:
@@ -112,14 +136,9 @@ def follow(todo: list[Case], command: list[str], deadline: float, out: Path, *, 
                     result = {"failed": "the process ended; see hopper.err"} if line is None else json.loads(line)
                 except queue.Empty:
                     result = {"failed": f"no end after {limit:.0f} s"}
-                took = round(time.monotonic() - begin, 1)
-                record = {"case": case.kind, **case.options, "shape": case.shape, **result, "took": took}
-                log.write(json.dumps(record) + "\n")
-                log.flush()
-                alive, right = "failed" not in result, result.get("right", "failed" not in result)
-                shown = " ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in result.items())
-                print(f"{'' if right else 'WRONG '}{case.label()} | {case.shape} | {shown} | {took} s", flush=True)
-                done, good, starting = done + 1, good + right, 0
+                alive, starting = "failed" not in result, 0
+                failures[case.kernel] += not alive
+                tell(case, result, round(time.monotonic() - begin, 1))
             worker.kill()
             worker.wait()
     print(f"{good} of {len(todo)} right or timed, {done - good} wrong or failed, {len(todo) - done} not run")
@@ -153,6 +172,7 @@ def main() -> int:
     go.add_argument("--only", default="", help="cases whose description contains this")
     one = commands.add_parser("work", help="the cases from one on, in this process")
     one.add_argument("first", type=int)
+    one.add_argument("given_up", nargs="*", help="kernels that are passed over")
     one.add_argument("--only", default="")
     for each in (make, go, one):
         each.add_argument("--folder", type=Path, default=ROOT / "build/hopper")
@@ -162,7 +182,7 @@ def main() -> int:
         return 0
     if given.command == "run":
         return run(given.folder, given.out, given.minutes, given.only)
-    return work(given.first, given.folder, given.only)
+    return work(given.first, given.folder, given.only, given.given_up)
 
 
 if __name__ == "__main__":

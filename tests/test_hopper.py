@@ -440,6 +440,22 @@ def test_a_case_that_hangs_or_dies_does_not_end_the_bench(tmp_path: Path, capsys
     assert "5 not run" in capsys.readouterr().out
 
 
+def test_a_kernel_that_keeps_failing_is_given_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    worker = tmp_path / "worker.py"
+    worker.write_text(
+        "import sys\n"
+        "first, given_up = int(sys.argv[1]), sys.argv[2:]\n"
+        "for number in range(first, 10):\n"
+        "    if number % 2 and 'sums:1' not in given_up: sys.exit(3)\n"
+        "    if not number % 2: print('{}', flush=True)\n"
+    )
+    todo = [hopper_cases.Case("sums_are_right", number % 2, {"n": number}) for number in range(10)]
+    assert bench_hopper.follow(todo, [sys.executable, str(worker)], time.monotonic() + 60, tmp_path) == 5
+    shown = capsys.readouterr().out
+    assert shown.count("the process ended") == 3 and shown.count("given up after 3 failures") == 2
+    assert "5 of 10 right or timed, 5 wrong or failed, 0 not run" in shown
+
+
 def test_every_case_names_a_check_or_a_time_and_a_variant() -> None:
     for case in hopper_cases.cases(len(hopper_cases.SUMS)):
         assert callable(getattr(hopper_cases, case.kind)) and case.shape
