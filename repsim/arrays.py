@@ -13,7 +13,7 @@ import numpy as np
 
 RESIDENT_BYTES = 8 * 2**20  # of a memory map, held at a time while rows are read once
 
-RESIDENT_ON_DEVICE = 256 * 2**20  # of rows on a GPU, worked on at a time while they are read once
+RESIDENT_ON_DEVICE = 64 * 2**20  # of rows on a GPU, worked on at a time while they are read once
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
@@ -322,9 +322,9 @@ def same_device(x: Rows, y: Rows, *, function: str) -> None:
         raise ValueError(f"[{function}] expected {y.name} on {x.device} like {x.name}, got {y.device}")
 
 
-def on_cpu(array: Any) -> np.ndarray:
-    """An array of any framework and device as a numpy array; itself if it is one."""
-    if isinstance(array, np.ndarray):
+def on_cpu(array: Any) -> Any:
+    """An array of any framework and device as a numpy array; what is one, or no array at all, as it is."""
+    if isinstance(array, np.ndarray) or not hasattr(array, "__dlpack__"):
         return array
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(array, torch.Tensor):

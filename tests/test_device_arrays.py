@@ -165,9 +165,19 @@ def test_graphs_that_are_not_on_the_cpu_are_brought_there() -> None:
         def get(self) -> np.ndarray:
             return np.arange(3)
 
+        def __dlpack__(self) -> None:
+            raise AssertionError("this is the memory of a GPU")
+
+    class OfJax:
+        def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+            return np.arange(3)
+
+        __dlpack__ = OfCupy.__dlpack__
+
+    np.testing.assert_array_equal(on_cpu(OfJax()), np.arange(3))
     np.testing.assert_array_equal(on_cpu(OfCupy()), np.arange(3))
     np.testing.assert_array_equal(on_cpu(torch.arange(3)), np.arange(3))
-    np.testing.assert_array_equal(on_cpu([0, 1, 2]), np.arange(3))
+    assert on_cpu([0, 1, 2]) == [0, 1, 2]
 
 
 # ----------------------------------------------------------------------------------------- what holds while a GPU works

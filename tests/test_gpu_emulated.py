@@ -482,6 +482,12 @@ def test_a_memory_too_small_is_refused(native: Any, data: Any) -> None:
     assert enough.value == repsim.cka(*both(*data), kernel=repsim.RBF(sigma=4.0)).value
 
 
+def test_more_rows_than_integers_hold_are_refused(native: Any) -> None:
+    rows = on_gpu(torch.zeros(1).expand(2**25 + 1, 1))
+    with pytest.raises(ValueError, match=r"\[cka\] expected at most 2\^25 rows, .* got 33554433"):
+        device.square_traversal(rows, [1], block_rows=None, memory=None, function="cka")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

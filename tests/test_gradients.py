@@ -567,6 +567,7 @@ def test_bad_rows(measure: str, y: Any, options: dict[str, Any], message: str) -
         pytest.param(40, {"memory": "1GB"}, "memory only with .* no gradient, got '1GB';", id="memory"),
         pytest.param(40, {"threads": 2}, "threads only with .* no gradient, got 2;", id="threads"),
         pytest.param(40, {"jackknife": True}, "jackknife only with .* got True;", id="jackknife"),
+        pytest.param(40, {"precision": "medium"}, "precision only with .* got 'medium';", id="precision"),
         pytest.param(40, {"progress": print}, "progress only with .* no gradient", id="progress"),
     ],
 )

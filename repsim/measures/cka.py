@@ -136,7 +136,7 @@ def cka(
     if tracks_gradient(x, y):
         return _differentiable(
             x, y, "cka", estimator=estimator, kernel=kernel, block_rows=block_rows, jackknife=jackknife or None,
-            threads=threads, memory=memory, progress=progress,
+            threads=threads, memory=memory, progress=progress, precision=None if precision == "highest" else precision,
         )  # fmt: skip
     return cka_grid(
         [x],
@@ -209,7 +209,7 @@ def hsic(
     if tracks_gradient(x, y):
         return _differentiable(
             x, y, "hsic", estimator=estimator, kernel=kernel, block_rows=block_rows, jackknife=jackknife or None,
-            threads=threads, memory=memory, progress=progress,
+            threads=threads, memory=memory, progress=progress, precision=None if precision == "highest" else precision,
         )  # fmt: skip
     (left, right), chosen = checked_sides([x], [y], estimator, kernel, "hsic")
     made = centred_kernels(

@@ -73,9 +73,10 @@ class Neighbours:
             graph = repsim.nearest(x, k=10)                  # x a tensor on a GPU: graph.indices is one too
             repsim.mutual_knn(graph.cpu(), other.cpu())
         """
-        if isinstance(self.indices, np.ndarray) and isinstance(self.scores, np.ndarray):
+        indices, scores = on_cpu(self.indices), on_cpu(self.scores)
+        if indices is self.indices and scores is self.scores:
             return self
-        return replace(self, indices=on_cpu(self.indices), scores=on_cpu(self.scores))
+        return replace(self, indices=indices, scores=scores)
 
     @property
     def n(self) -> int:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 TILE_ROWS = 3072  # at most: a tile of float32 scores is 36 MiB, about what the cache of a large GPU holds
 MOST_ROWS = 21 * TILE_ROWS  # of a block: one pair of blocks takes less than a second or two
+MOST_SUMMED = 2**25  # rows, as on the CPU
 LEAST_CAPABILITY = (8, 0)
 PRECISIONS = {"highest": "float32", "high": "tfloat32", "medium": "bfloat16"}
 
@@ -70,7 +71,7 @@ def _working(device: Any, function: str) -> Iterator[None]:
         with torch.cuda.device(device), _products_in_float32(), torch.no_grad(), off:
             gpu_module().set_device(torch.cuda.current_device())
             yield
-    except torch.OutOfMemoryError as error:
+    except torch.cuda.OutOfMemoryError as error:
         free, total = torch.cuda.mem_get_info(device)
         raise MemoryError(
             f"[{function}] expected room on {device}, got out of memory with {free / 2**30:.1f} of {total / 2**30:.1f} "
@@ -305,6 +306,8 @@ def square_traversal(
     """Of the pairs of all rows, where these lie."""
     n = len(rows)
     if isinstance(rows, DeviceRows):
+        if n > MOST_SUMMED:
+            raise ValueError(f"[{function}] expected at most 2^25 rows, whose sums fit their integers, got {n}")
         return traversal(
             rows.values.device, n, n, depths, symmetric=True, block_rows=block_rows, memory=memory, function=function
         )
