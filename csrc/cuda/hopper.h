@@ -50,8 +50,8 @@ struct FusedKernel {
 // kernel_sums of ../ops.h for two matrices, one of them left. The three products are 0 with 0, 0 with 1 and 1 with 1,
 // two limbs each; bits above 32 that stay in a lower limb are to be dropped. `first_i` = `first_j` says that both
 // blocks are the same rows. Sums inside a tile are float32 in one order, beyond it integers: the bits depend neither on
-// the number of multiprocessors nor on the run. Cost: 2 rows_i rows_j (depth_0 + depth_1) flop a product of parts, half
-// of it for the same rows.
+// the number of multiprocessors, nor on the run, nor on how rows are cut into blocks that begin at multiples of 384.
+// Cost: 2 rows_i rows_j (depth_0 + depth_1) flop a product of parts, half of it for the same rows.
 void kernel_sums(const FusedKernel* matrices /* [2], on the host */, Precision precision, const BlockRange& range,
                  int64_t n, int row_bits, int64_t* row_sums /* [2, n] */,
                  int64_t* const* products /* [3] of [2], on the host */, void* stream);

@@ -1,5 +1,5 @@
-// The tiles that are compiled. bench/hopper.py compiles others: columns, stages, rows and columns of the cluster, and how
-// many tiles of a block make a supertile, about as many as run at once.
+// The tiles that are compiled. bench/hopper.py compiles others: columns, stages, rows and columns of the cluster, and
+// how many tiles of a block make a supertile, about as many as run at once.
 #pragma once
 
 #include "hopper_mainloop.h"
