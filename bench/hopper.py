@@ -29,6 +29,7 @@ from .hopper_cases import PARTS, ROOT, SELECT, SUMS, Case, cases, operations
 SOURCES = ("launch", "split", "kernel_sums", "nearest", "library")
 START = 60  # seconds of importing torch
 MOST_FAILURES = 3
+PATIENCE = 4 * 10**9  # cycles, about 2 seconds
 
 
 def libraries(folder: Path) -> list[tuple[Path, tuple[int, ...], tuple[int, ...]]]:
@@ -39,11 +40,13 @@ def libraries(folder: Path) -> list[tuple[Path, tuple[int, ...], tuple[int, ...]
 # ---------------------------------------------------------------------------------------------------------------- build
 
 
-def build(folder: Path, cutlass: Path, jobs: int, count: int) -> None:
+def build(folder: Path, cutlass: Path, jobs: int, count: int, watchdog: bool) -> None:
     """Compiles the first ``count`` variants, ``jobs`` files at a time."""
     folder.mkdir(parents=True, exist_ok=True)
     flags = ["-std=c++20", "-O3", "-gencode", "arch=compute_90a,code=sm_90a"]
     options = [*flags, "--expt-relaxed-constexpr", "-Xptxas", "-v", "-Xcompiler", "-fPIC,-fvisibility=hidden"]
+    if watchdog:
+        options.append(f"-DREPSIM_WATCHDOG_CYCLES={PATIENCE}LL")
     chosen = libraries(folder)[:count]
 
     def compile_one(job: tuple[int, str]) -> None:
@@ -165,6 +168,7 @@ def main() -> int:
     make = commands.add_parser("build", help="compile the variants")
     make.add_argument("--cutlass", type=Path, required=True, help="the folder that holds cute/ and cutlass/")
     make.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    make.add_argument("--watchdog", action="store_true", help="a kernel that hangs ends and says at which barrier")
     make.add_argument("--variants", type=int, default=len(SUMS))
     go = commands.add_parser("run", help="check and time")
     go.add_argument("--minutes", type=float, default=9.0)
@@ -178,7 +182,7 @@ def main() -> int:
         each.add_argument("--folder", type=Path, default=ROOT / "build/hopper")
     given = parser.parse_args()
     if given.command == "build":
-        build(given.folder, given.cutlass, given.jobs, given.variants)
+        build(given.folder, given.cutlass, given.jobs, given.variants, given.watchdog)
         return 0
     if given.command == "run":
         return run(given.folder, given.out, given.minutes, given.only)

@@ -9,12 +9,18 @@
 #include <cutlass/arch/barrier.h>
 #include <cutlass/arch/reg_reconfig.h>
 
+#include <cstdio>
 #include <cute/arch/cluster_sm90.hpp>
 #include <cute/arch/copy_sm90_tma.hpp>
 #include <cute/tensor.hpp>
 
 #include "hopper_epilogues.h"
 #include "hopper_split.h"
+
+// For a first run on a new machine: a barrier that is waited for longer than this ends the kernel and says which it is.
+#ifndef REPSIM_WATCHDOG_CYCLES
+#define REPSIM_WATCHDOG_CYCLES 0
+#endif
 
 namespace repsim::cuda::hopper {
 
@@ -43,6 +49,20 @@ struct Ring {
 
 using Full = cutlass::arch::ClusterTransactionBarrier;
 using Empty = cutlass::arch::ClusterBarrier;
+
+template <class Barrier>
+__forceinline__ __device__ void wait_for(const uint64_t* barrier, uint32_t phase, const char* name, int stage) {
+  constexpr int64_t kPatience = REPSIM_WATCHDOG_CYCLES;
+  [[maybe_unused]] const int64_t begin = kPatience > 0 ? clock64() : 0;
+  while (!Barrier::try_wait(barrier, phase)) {
+    if constexpr (kPatience > 0)
+      if (clock64() - begin > kPatience) {
+        printf("block %d thread %d waits for %s[%d] to leave phase %u\n", static_cast<int>(blockIdx.x),
+               static_cast<int>(threadIdx.x), name, stage, phase);
+        __trap();
+      }
+  }
+}
 
 template <class Shape>
 __device__ typename Shape::Place place_in_cluster() {
@@ -111,7 +131,7 @@ class Loader {
     for (int product = 0; product < products.count; ++product)
 #pragma unroll 1
       for (int k = 0; k < depth; k += Shape::kDepth) {
-        Empty::wait(&ring_.empty[at_.stage], at_.phase ^ 1);
+        wait_for<Empty>(&ring_.empty[at_.stage], at_.phase ^ 1, "empty", at_.stage);
         Full::arrive_and_expect_tx(&ring_.full[at_.stage], Shape::kStageBytes);
         copy<Shape::kClusterColumns>(left, ring_.left[at_.stage] + place_.column * Shape::kLeftSlice * Shape::kDepth,
                                      place_.row_mask(), k, row, products.left[product]);
@@ -165,7 +185,7 @@ class Multiplier {
     const auto right = own.make_fragment_B(
         own.partition_B(cute::make_tensor(cute::make_smem_ptr(ring_.right[0]), Stages<Shape::kColumns>{})));
     mma.accumulate_ = fresh ? cute::GMMA::ScaleOut::Zero : cute::GMMA::ScaleOut::One;
-    Full::wait(&ring_.full[at_.stage], at_.phase);
+    wait_for<Full>(&ring_.full[at_.stage], at_.phase, "full", at_.stage);
     cute::warpgroup_fence_operand(sums);
     cute::warpgroup_arrive();
 #pragma unroll
