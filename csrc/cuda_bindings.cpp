@@ -161,6 +161,16 @@ void manhattan_tile(Address rows_i, Address rows_j, int64_t width, const TileTup
                        stream_of(stream));
 }
 
+void bfloat16_tile(Address rows_i, Address rows_j, int64_t width, const TileTuple& tile, Address products,
+                   Address stream) {
+  const cuda::Tile where = tile_of(tile);
+  if (width % 8 != 0 || rows_i % 16 != 0 || rows_j % 16 != 0)
+    throw nb::value_error("rows: expected whole sixteen bytes, 8 features at a time");
+  nb::gil_scoped_release release;
+  cuda::bfloat16_tile(at<const void>(rows_i), at<const void>(rows_j), width, where, at<float>(products),
+                      stream_of(stream));
+}
+
 void kernel_sums(const MatrixTuples& given, const TileTuple& tile, int row_bits, Address values,
                  const std::vector<Address>& row_sums, const std::vector<Address>& products, Address stream) {
   const Matrices matrices(given);
@@ -307,6 +317,7 @@ NB_MODULE(_cuda, m) {
   m.def("pack_rows", &pack_rows, "x"_a, "shift"_a, "scale"_a, "offset"_a, "words"_a, "packed"_a, "room"_a, "width"_a,
         "halves"_a, "residuals"_a, "stream"_a);
   m.def("manhattan_tile", &manhattan_tile, "rows_i"_a, "rows_j"_a, "width"_a, "tile"_a, "distances"_a, "stream"_a);
+  m.def("bfloat16_tile", &bfloat16_tile, "rows_i"_a, "rows_j"_a, "width"_a, "tile"_a, "products"_a, "stream"_a);
   m.def("kernel_sums", &kernel_sums, "matrices"_a, "tile"_a, "row_bits"_a, "values"_a, "row_sums"_a, "products"_a,
         "stream"_a);
   m.def("kernel_pair_sums", &kernel_pair_sums, "matrices"_a, "tile"_a, "row_bits"_a, "pair_sums"_a, "stream"_a);

@@ -205,6 +205,24 @@ def test_the_bound_holds_for_products_of_bfloat16() -> None:
         assert ((found - exact).abs() / norms).max() < 2.0**-24 * 4 * depth
 
 
+@pytest.mark.parametrize("n", [pytest.param(3072, id="a-tile"), pytest.param(500, id="part-of-one")])
+@pytest.mark.parametrize("width", [8, 72, 1024])
+def test_own_products_of_bfloat16_are_those_of_the_library(n: int, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = torch.Generator(device="cuda").manual_seed(width)
+    packed = device.Packed(torch.randn(3072, width, device="cuda", generator=made).bfloat16(), "bfloat16", n, 3072)
+    (at,) = device.tiles_of((0, n, 0, n), 3072, 3072, symmetric=True)
+    ours, theirs = torch.empty((2, 3072, 3072), device="cuda")
+    device.product_tile(packed, packed, at, theirs)
+    monkeypatch.setattr(device, "has_bfloat16_products", lambda: False)
+    device.product_tile(packed, packed, at, ours)
+    torch.testing.assert_close(ours[:n, :n], theirs[:n, :n], rtol=1e-5, atol=1e-5 * width**0.5)
+    x, _ = data(3500)
+    monkeypatch.undo()
+    expected = repsim.nearest(x, 10, filter="bfloat16")
+    monkeypatch.setattr(device, "has_bfloat16_products", lambda: False)
+    assert torch.equal(repsim.nearest(x, 10, filter="bfloat16").indices, expected.indices)
+
+
 def test_neighbour_measures_take_rows_on_a_gpu() -> None:
     x, y = data(3500)
     assert repsim.mutual_knn(x, y) == repsim.mutual_knn(*on_host(x, y))
@@ -312,6 +330,18 @@ def test_cupy_arrays_go_in_and_come_out() -> None:
     np.testing.assert_array_equal(there.cpu().indices, repsim.nearest(x, 5).cpu().indices)
     both = [cupy.from_dlpack(z) for z in (x, y)]
     assert repsim.cka(*both, kernel="rbf").value == repsim.cka(x, y, kernel="rbf").value
+
+
+def test_jax_arrays_go_in_and_come_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # or it takes most of the memory
+    jax = pytest.importorskip("jax")
+    x, _ = data(3500)
+    array = jax.dlpack.from_dlpack(x)
+    if array.device.platform != "gpu":
+        pytest.skip("a JAX without GPU")
+    there = repsim.nearest(array, 5)
+    assert isinstance(there.indices, jax.Array)
+    np.testing.assert_array_equal(there.cpu().scores, repsim.nearest(x, 5).cpu().scores)
 
 
 def test_this_runtime_sees_the_device() -> None:

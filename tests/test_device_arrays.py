@@ -133,18 +133,6 @@ def test_precisions_and_filters_are_checked() -> None:
         repsim.hsic(x, x, precision="medium")
 
 
-def test_an_older_torch_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    install(monkeypatch)
-    monkeypatch.setattr("repsim.reductions.has_bfloat16_products", lambda: False)
-    monkeypatch.setattr(device, "has_bfloat16_products", lambda: False)
-    x = on_gpu(np.random.default_rng(0).normal(size=(30, 3)))
-    with pytest.raises(ValueError, match=r"\[cka\] expected torch 2.8 or later for precision 'medium'"):
-        repsim.cka(x, x, precision="medium")
-    with pytest.raises(ValueError, match=r"\[nearest\] expected torch 2.8 or later for filter 'bfloat16'"):
-        repsim.nearest(x, 3, filter="bfloat16")
-    assert repsim.nearest(x, 3).filter == "float32"
-
-
 @pytest.mark.parametrize("framework", ["cupy", "jax", "torch", "other"])
 def test_graphs_come_back_in_the_framework_of_the_rows(monkeypatch: pytest.MonkeyPatch, framework: str) -> None:
     install(monkeypatch)

@@ -314,6 +314,29 @@ def test_tf32_keeps_eleven_bits(native: Any) -> None:
     np.testing.assert_array_equal(packed.values[0, :4].numpy(), np.array(even, np.float32))
 
 
+@pytest.mark.parametrize(
+    ("rows", "columns", "width"),
+    [
+        pytest.param(192, 192, 32, id="whole"),
+        pytest.param(150, 70, 24, id="rows-columns-and-features-short-of-a-step"),
+        pytest.param(3, 5, 8, id="less-than-a-fragment"),
+        pytest.param(65, 129, 72, id="one-more-than-a-part"),
+    ],
+)
+def test_products_of_bfloat16_are_those_of_float64(native: Any, rows: int, columns: int, width: int) -> None:
+    made = torch.Generator().manual_seed(rows)
+    a, b = (torch.randn(n, width, generator=made).bfloat16() for n in (rows, columns))
+    products = torch.full((192, 192), float("nan"))
+    tile = (0, rows, 0, columns, 192, False)
+    native.bfloat16_tile(a.data_ptr(), b.data_ptr(), width, tile, products.data_ptr(), 0)
+    exact = a.double() @ b.double().T
+    torch.testing.assert_close(products[:rows, :columns].double(), exact, rtol=1e-6, atol=1e-6)
+    assert products[rows:].isnan().all()
+    assert products[:, columns:].isnan().all()
+    with pytest.raises(ValueError, match="rows: expected whole sixteen bytes"):
+        native.bfloat16_tile(a.data_ptr(), b.data_ptr(), width + 1, tile, products.data_ptr(), 0)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 def test_norms_are_the_bits_of_the_cpu(native: Any, data: Any, dtype: str) -> None:
     x = torch.as_tensor(data[0]).to(getattr(torch, dtype))

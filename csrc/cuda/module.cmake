@@ -6,6 +6,7 @@ set(REPSIM_CUDA_ARCHS "80;90a-real" CACHE STRING "CUDA architectures, as CMAKE_C
 
 set(cuda_sources
   csrc/cuda/rows.cu
+  csrc/cuda/bfloat16_tile.cu
   csrc/cuda/kernel_sums.cu
   csrc/cuda/distances.cu
   csrc/cuda/nearest.cu

@@ -177,8 +177,6 @@ def check_precision(precision: Any, rows: Rows, *, function: str) -> None:
         raise ValueError(f"[{function}] expected precision 'highest', 'high' or 'medium', got {precision!r}")
     if precision != "highest" and not isinstance(rows, DeviceRows):
         raise ValueError(f"[{function}] expected precision 'highest' for rows on the CPU, got {precision!r}")
-    if precision == "medium" and not reductions.has_bfloat16_products():
-        raise ValueError(f"[{function}] expected torch 2.8 or later for precision 'medium', got an older one")
 
 
 def _centred(

@@ -272,12 +272,7 @@ def check_metric(metric: str, *, function: str, among: Sequence[str] = METRICS) 
 def _check_filter(filter: str, rows: Rows, *, function: str) -> None:
     if filter not in FILTERS:
         raise ValueError(f"[{function}] expected filter 'auto', 'float32' or 'bfloat16', got {filter!r}")
-    if filter != "bfloat16":
-        return
-    if isinstance(rows, DeviceRows):
-        if not reductions.has_bfloat16_products():
-            raise ValueError(f"[{function}] expected torch 2.8 or later for filter 'bfloat16' on a GPU")
-    elif not reductions.has_bfloat16():
+    if filter == "bfloat16" and not (isinstance(rows, DeviceRows) or reductions.has_bfloat16()):
         raise ValueError(
             f"[{function}] expected filter 'auto' or 'float32' on a CPU without AVX512-BF16, got 'bfloat16'"
         )

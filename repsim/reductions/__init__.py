@@ -1,7 +1,7 @@
 """Sums over all pairs of inputs and nearest neighbours, streamed: the only room that calls the native core."""
 
 from .centre import column_sums, equal_rows, finite_block, robust_centre, squared_norms
-from .device import PRECISIONS, has_bfloat16_products, has_gpu_operations, working_on
+from .device import PRECISIONS, has_gpu_operations, working_on
 from .dissimilarities import KINDS as DISSIMILARITIES
 from .dissimilarities import Dissimilarities, directions, dissimilarities_of, dissimilarity_pairs, dissimilarity_tiles
 from .distances import median_distance
@@ -51,7 +51,6 @@ __all__ = [
     "first_bad_list",
     "fold_products",
     "has_bfloat16",
-    "has_bfloat16_products",
     "has_fourth_powers",
     "has_gpu_operations",
     "kernel_sums",

@@ -347,16 +347,16 @@ def tiles_of(span: Span, tile_i: int, tile_j: int, *, symmetric: bool) -> Iterat
 
 
 def product_tile(i: Packed, j: Packed, at: TileAt, to: torch.Tensor) -> None:
-    """to[r][c] = x_r . x_c, in float32 sums, of a whole tile: what lies beyond the rows is 0."""
+    """to[r][c] = x_r . x_c, in float32 sums; what lies beyond the rows and columns of the tile has no meaning."""
     import torch
 
-    a, b = i.rows(at.i), j.rows(at.j).T
+    a, b = i.rows(at.i), j.rows(at.j)
     if i.words != "bfloat16":
-        torch.mm(a, b, out=to)
-    elif a.device.type == "cuda":
-        torch.mm(a, b, out_dtype=torch.float32, out=to)
+        torch.mm(a, b.T, out=to)
+    elif a.device.type == "cuda" and has_bfloat16_products():
+        torch.mm(a, b.T, out_dtype=torch.float32, out=to)
     else:
-        torch.mm(a.float(), b.float(), out=to)
+        gpu_module().bfloat16_tile(address(a), address(b), a.shape[1], at.as_tuple(), address(to), stream_of(to))
 
 
 class _Products:

@@ -111,7 +111,7 @@ class DeviceSearch(Search):
 
     @property
     def multiplies_bfloat16(self) -> bool:
-        return device.has_bfloat16_products()
+        return True
 
     def ranked(
         self, left: PackedSide, right: PackedSide, own: np.ndarray, margin: int, steps: Steps

@@ -57,6 +57,39 @@ struct Warp {
   }
 };
 
+struct Four {
+  uint32_t of[4];
+};
+struct Sums {
+  float of[4];
+};
+
+// As on_device/execution.h says, with the sums of a step in float64.
+template <class SumsOf>
+void multiply_add(const Warp&, const PerLane<Four>& a, const PerLane<uint32_t>& b0, const PerLane<uint32_t>& b1,
+                  SumsOf sums_of) {
+  const auto half = [](uint32_t word, int which) {  // the first of two is in the lower half
+    const uint32_t bits = which ? word & 0xffff0000u : word << 16;
+    float x;
+    std::memcpy(&x, &bits, sizeof x);
+    return static_cast<double>(x);
+  };
+  double left[16][16], right[8][16];
+  for (int lane = 0; lane < kLanes; ++lane)
+    for (int which = 0; which < 2; ++which) {
+      const int g = lane / 4, k = lane % 4 * 2 + which;
+      for (int part = 0; part < 4; ++part) left[g + part % 2 * 8][k + part / 2 * 8] = half(a[lane].of[part], which);
+      right[g][k] = half(b0[lane], which);
+      right[g][k + 8] = half(b1[lane], which);
+    }
+  for (int lane = 0; lane < kLanes; ++lane)
+    for (int part = 0; part < 4; ++part) {
+      double sum = sums_of(lane).of[part];
+      for (int k = 0; k < 16; ++k) sum += left[lane / 4 + part / 2 * 8][k] * right[lane % 4 * 2 + part % 2][k];
+      sums_of(lane).of[part] = static_cast<float>(sum);
+    }
+}
+
 class Block {
  public:
   Block(int64_t index, int warps) : index_(index), warps_(warps) {}

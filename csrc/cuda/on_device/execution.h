@@ -63,6 +63,27 @@ struct Warp {
   }
 };
 
+// What a lane holds of the operands and sums of one step of a tensor core, in the order of the PTX manual.
+struct Four {
+  uint32_t of[4];
+};
+struct Sums {
+  float of[4];
+};
+
+// sums += a b' of 16 x 16 and 8 x 16 bfloat16, two neighbouring ones to a word: mma.m16n8k16. With g = lane / 4 and
+// t = lane % 4: a holds columns 2 t of rows g and g + 8, then columns 2 t + 8 of both; b0 and b1 columns 2 t and 2 t +
+// 8 of row g; the sums columns 2 t and 2 t + 1 of row g, then of row g + 8.
+template <class SumsOf>
+REPSIM_DEVICE void multiply_add(const Warp&, const PerLane<Four>& a, const PerLane<uint32_t>& b0,
+                                const PerLane<uint32_t>& b1, SumsOf sums_of) {
+  Sums& s = sums_of(static_cast<int>(threadIdx.x % kLanes));
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(s.of[0]), "+f"(s.of[1]), "+f"(s.of[2]), "+f"(s.of[3])
+      : "r"(a.value.of[0]), "r"(a.value.of[1]), "r"(a.value.of[2]), "r"(a.value.of[3]), "r"(b0.value), "r"(b1.value));
+}
+
 struct Block {
   REPSIM_DEVICE int64_t index() const { return blockIdx.x; }
   template <class Work>
