@@ -115,9 +115,10 @@ def test_bits_do_not_change(kernel: str, precision: str) -> None:
     ("precision", "name", "error"),
     [pytest.param("high", "tfloat32", 2e-4, id="tf32"), pytest.param("medium", "bfloat16", 2e-3, id="bfloat16")],
 )
-def test_lower_precisions_say_so(precision: str, name: str, error: float) -> None:
+@pytest.mark.parametrize("kernel", KERNELS[1:])
+def test_lower_precisions_say_so(kernel: Any, precision: str, name: str, error: float) -> None:
     x, y = data(7001)
-    exact, there = repsim.cka(x, y, kernel="rbf"), repsim.cka(x, y, kernel="rbf", precision=precision)
+    exact, there = repsim.cka(x, y, kernel=kernel), repsim.cka(x, y, kernel=kernel, precision=precision)
     assert there.precision == name
     assert 0 < abs(there.value - exact.value) < error
 

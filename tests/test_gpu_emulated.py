@@ -129,9 +129,10 @@ def test_many_layers_have_the_bits_of_pairs(native: Any, data: Any, kernel: Any)
     ("precision", "name", "error"),
     [pytest.param("high", "tfloat32", 2e-4, id="tf32"), pytest.param("medium", "bfloat16", 2e-3, id="bfloat16")],
 )
-def test_lower_precisions_say_so(native: Any, data: Any, precision: str, name: str, error: float) -> None:
-    exact = repsim.cka(*data, kernel="rbf")
-    there = repsim.cka(*both(*data), kernel="rbf", precision=precision)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_lower_precisions_say_so(native: Any, data: Any, kernel: Any, precision: str, name: str, error: float) -> None:
+    exact = repsim.cka(*data, kernel=kernel)
+    there = repsim.cka(*both(*data), kernel=kernel, precision=precision)
     assert there.precision == name
     assert 0 < abs(there.value - exact.value) < error
 

@@ -8,6 +8,7 @@ same tiles however large the blocks are; everything that is summed across tiles 
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -53,8 +54,6 @@ def tensor_of(rows: Rows) -> torch.Tensor:
 
 def native(rows: Rows) -> Any:
     """Where the operations on such rows are: ``repsim._core``, or this module, which has the same names."""
-    import sys
-
     return sys.modules[__name__] if isinstance(rows, DeviceRows) else _core
 
 
@@ -405,7 +404,7 @@ def pair_at(
 
 def manhattan_tile(i: Packed, j: Packed, at: TileAt, to: torch.Tensor) -> None:
     """to[r][c] = -|x_r - x_c|_1."""
-    a, b = i.rows(at.i), j.rows(at.j)
+    a, b = i.rows(at.i).float(), j.rows(at.j).float()  # of float32 and tf32 itself
     gpu_module().manhattan_tile(address(a), address(b), a.shape[1], at.as_tuple(), address(to), stream_of(to))
 
 
