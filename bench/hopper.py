@@ -168,7 +168,7 @@ def main() -> int:
     make = commands.add_parser("build", help="compile the variants")
     make.add_argument("--cutlass", type=Path, required=True, help="the folder that holds cute/ and cutlass/")
     make.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    make.add_argument("--watchdog", action="store_true", help="a kernel that hangs ends and says at which barrier; slow")
+    make.add_argument("--watchdog", action="store_true", help="what hangs ends and names its barrier; slow")
     make.add_argument("--variants", type=int, default=len(SUMS))
     go = commands.add_parser("run", help="check and time")
     go.add_argument("--minutes", type=float, default=9.0)

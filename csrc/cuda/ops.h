@@ -87,8 +87,8 @@ constexpr int kMostCoefficients = 64;
 void manhattan_tile(const float* rows_i /* [rows, width] */, const float* rows_j /* [columns, width] */, int64_t width,
                     const Tile& tile, float* distances /* [rows, pitch] */, void* stream);
 
-// products[i][j] = x_i . x_j of bfloat16 rows, summed in float32 on tensor cores: for a framework whose GEMM rounds such
-// products to bfloat16. Cost: 2 rows columns width flop.
+// products[i][j] = x_i . x_j of bfloat16 rows, summed in float32 on tensor cores: for a framework whose GEMM rounds
+// such products to bfloat16. Cost: 2 rows columns width flop.
 void bfloat16_tile(const void* rows_i /* [rows, width] */, const void* rows_j /* [columns, width] */,
                    int64_t width /* a multiple of 8 */, const Tile& tile, float* products /* [rows, pitch] */,
                    void* stream);
