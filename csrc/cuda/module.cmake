@@ -55,3 +55,4 @@ if(NOT REPSIM_SANITIZE AND SKBUILD AND EXISTS ${CMAKE_SOURCE_DIR}/.git)
   add_custom_command(TARGET _cuda POST_BUILD
     COMMAND ${CMAKE_COMMAND} -E copy_if_different $<TARGET_FILE:_cuda> ${CMAKE_SOURCE_DIR}/repsim)
 endif()
+include(csrc/cuda/hopper.cmake)

@@ -21,6 +21,7 @@ import numpy as np
 from .. import _core, blocks
 from ..arguments import require_memory
 from ..arrays import DeviceRows, Rows
+from . import hopper
 
 if TYPE_CHECKING:
     import torch
@@ -456,6 +457,10 @@ def kernel_sums(
 ) -> None:
     """As repsim::kernel_sums, for matrices of :class:`Packed` blocks; ``products`` [count, count, slots, 2]."""
     import torch
+
+    if hopper.takes(matrices, left):
+        hopper.sum_blocks(matrices, span, row_bits, row_sums, products)
+        return
 
     count, tile, stream = len(matrices), _first_block(matrices).tile, stream_of(row_sums)
     buffers = _Products(matrices, tile)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import blocks
-from . import device
+from . import device, hopper
 from .device import TileAt, address, gpu_module, on_host, placed, source, stream_of, tensor_of, tile_rows
 from .neighbours import Found, Open, PackedSide, Reach, Search, Side, Steps
 
@@ -119,15 +119,8 @@ class DeviceSearch(Search):
         import torch
 
         n, m = len(left.side.rows), len(right.side.rows)
-        candidates = _Candidates.of(n, self.k, min(self.k + margin, m - self.symmetric), self.where, self.function)
-        turned = torch.empty((tile_rows(n), tile_rows(n)), device=self.where) if self.symmetric else None
-        plan = self.traversal(n, m, left.side.rows.depth, symmetric=self.symmetric)
-        for at, products, half_i, half_j in self._tiles(left, right, steps.over(plan)):
-            candidates.offer(products, half_i, half_j, at.as_tuple(), self.symmetric)
-            if turned is not None and not at.diagonal:  # the same scores serve the rows of the other side
-                turned.copy_(products.T)
-                candidates.offer(turned, half_j, half_i, at.transposed(), True)
-
+        kept = min(self.k + margin, m - self.symmetric)
+        candidates = self._fused(left, right, kept) or self._tiled(left, right, kept, steps)
         reach = Reach.of(right, self.metric)
         indices = torch.empty((n, self.k), dtype=torch.int64, device=self.where)
         exact = torch.empty((n, self.k), dtype=torch.float64, device=self.where)
@@ -142,6 +135,31 @@ class DeviceSearch(Search):
         self._require_bounded(unbounded)
         open_rows = undecided.nonzero()[:, 0]
         return Found(indices, exact.float(), left.filter, 0), Open(open_rows, exact[open_rows], reach)
+
+    def _fused(self, left: PackedSide, right: PackedSide, kept: int) -> _Candidates | None:
+        """Of the fused kernel, where that is asked for and all rows are kept packed."""
+        n, m = len(left.side.rows), len(right.side.rows)
+        if left.filter != "bfloat16" or not (left.keeps_all and right.keeps_all) or not hopper.asked_for(self.where):
+            return None
+        if not hopper.lists_fit(n, kept, self.where):
+            return None
+        lists = hopper.best_rows(*left.block(0, n), *right.block(0, m), kept, distances=self.metric != "inner_product")
+        return _Candidates(lists.keys, lists.counts, lists.floors, kept)
+
+    def _tiled(self, left: PackedSide, right: PackedSide, kept: int, steps: Steps) -> _Candidates:
+        """Of torch's products, a tile at a time."""
+        import torch
+
+        n, m = len(left.side.rows), len(right.side.rows)
+        candidates = _Candidates.of(n, self.k, kept, self.where, self.function)
+        turned = torch.empty((tile_rows(n), tile_rows(n)), device=self.where) if self.symmetric else None
+        plan = self.traversal(n, m, left.side.rows.depth, symmetric=self.symmetric)
+        for at, products, half_i, half_j in self._tiles(left, right, steps.over(plan)):
+            candidates.offer(products, half_i, half_j, at.as_tuple(), self.symmetric)
+            if turned is not None and not at.diagonal:  # the same scores serve the rows of the other side
+                turned.copy_(products.T)
+                candidates.offer(turned, half_j, half_i, at.transposed(), True)
+        return candidates
 
     def settle(self, found: Found, still_open: Open, packed: tuple[PackedSide, PackedSide]) -> None:
         import torch
