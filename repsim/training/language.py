@@ -269,7 +269,9 @@ def train(
     _require_fitting(model, config, data)
     model = model.to(place).train()
     if config.checkpointing:
-        inner(model).gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+        body: Any = inner(model)  # transformers 5 calls it by its other name
+        enable = getattr(body, "activation_checkpointing_enable", None) or body.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     optimizer = torch.optim.AdamW(
         parameter_groups(model, config.weight_decay), lr=config.learning_rate, betas=config.betas, fused=True
     )
