@@ -558,6 +558,14 @@ def test_text_that_was_changed_since_the_plan_is_refused(tmp_path: Path) -> None
         language_pairs.run_cell(tokens, run)
 
 
+def test_one_long_document_is_cut_between_words() -> None:
+    parted = language_tokens._parted
+    assert parted(["one two three", "four"], 5) == (["one two"], [" three", "four"])
+    assert parted(["one", "two", "three"], 6) == (["one", "two"], ["three"])
+    assert parted(["one", "two"], 0) == ([], ["one", "two"])
+    assert parted(["one", "two"], 99) == (["one", "two"], [])
+
+
 def test_no_text_is_in_two_parts(smoke: RunDirectory) -> None:
     tokens = next(r for r in smoke.records() if r["kind"] == "tokens" and r["params"]["base"])
     found = language_tokens.load(str(smoke.path / tokens["result"]["saved"]))
