@@ -49,7 +49,6 @@ class Config(FineTuningConfig):
         default=3, metadata={"help": "independent repetitions; each draws its own split, weights and order"}
     )
     chunk_blocks: int = field(default=4, metadata={"help": "blocks of each chunk"})
-    batch_size: int = field(default=8, metadata={"help": "blocks per step"})
     base_steps: int = field(default=1000, metadata={"help": "steps of the pre-training"})
     steps: int = field(default=500, metadata={"help": "steps of the optimizer at most"})
     loss_every: int = field(default=10, metadata={"help": "steps between two looks at the training loss"})

@@ -56,10 +56,10 @@ class LanguageStudyConfig:
     layers: int = field(default=4, metadata={"help": "layers"})
     heads: int = field(default=4, metadata={"help": "attention heads"})
     dropout: float = field(default=0.0, metadata={"help": "dropout"})
-    steps: int = field(default=300, metadata={"help": "steps of the optimizer"})
-    batch_size: int = field(default=16, metadata={"help": "blocks per step"})
+    steps: int = field(default=250, metadata={"help": "steps of the optimizer"})
+    batch_size: int = field(default=8, metadata={"help": "blocks per step"})
     accumulation: int = field(default=1, metadata={"help": "parts that the blocks of a step are cut into"})
-    learning_rate: float = field(default=1e-3, metadata={"help": "after the warm-up"})
+    learning_rate: float = field(default=2e-3, metadata={"help": "after the warm-up"})
     precision: str = field(
         default="float32", metadata={"help": "float32 or bfloat16", "choices": ("float32", "bfloat16")}
     )
@@ -311,11 +311,11 @@ def estimate(cell: Cell) -> float:
     """Seconds on one core, roughly: what a plan shows before anything ran."""
     if cell.kind == "model":
         training = cell.params["training"]
-        # 9 000 tokens a second and core with 4 layers of 128; a checkpoint is taken for a billion parameters
+        # 7 000 tokens a second and core with 4 layers of 128; a checkpoint is taken for a billion parameters
         size = 1e9 if training["model"] not in KINDS and not (cell.params["base"] or {}).get("key") else (
             12 * training["layers"] * training["width"] ** 2 + 2000 * training["width"]
         )  # fmt: skip
-        return 2.0 + training["steps"] * training["batch_size"] * training["positions"] / 9000 * size / 1.04e6
+        return 2.0 + training["steps"] * training["batch_size"] * training["positions"] / 7000 * size / 1.04e6
     return 4.0 if cell.kind == "tokens" else 6.0
 
 
