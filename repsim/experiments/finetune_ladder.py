@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from repsim import statistics
-from repsim.experiments import language_pairs
-from repsim.experiments.language_pairs import FineTuningConfig, estimate, run_cell
+from repsim.experiments import language_effects, language_pairs
+from repsim.experiments.language_pairs import FineTuningConfig, estimate
+from repsim.experiments.language_work import run_cell
 from repsim.experiments.pairs import FIRST, SECOND, learned_pairs, outcome, slopes_of, tried
 from repsim.experiments.sweep import Cell
 from repsim.language_figures import BY_RUNG, rung_name
@@ -153,9 +154,9 @@ def effects(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         own = [pair for pair in pairs if pair["params"]["rung"] == rung]
         seeds = np.array([pair["params"]["seed"] for pair in own])
         levels = {"alpha": np.array([pair["params"]["alpha"] for pair in own])}
-        outcomes = language_pairs.outcomes_of(own)
+        outcomes = language_effects.outcomes_of(own)
         rows = slopes_of(NAME, outcomes, levels, seeds, {"alpha": "from no to all text shared"})
-        full = language_pairs.saturated_outcomes(own)
+        full = language_effects.saturated_outcomes(own)
         found += [
             {**row, "factor": f"data overlap, {rung_name(rung)}", "rung": rung, "saturated": row["outcome"] in full}
             for row in rows
@@ -176,7 +177,7 @@ def effects(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     if len({pair["params"]["place"] for pair in pairs}) > 1:
         seeds = np.array([pair["params"]["seed"] for pair in pairs])
         alpha, place = (np.array([float(pair["params"][name]) for pair in pairs]) for name in ("alpha", "place"))
-        for name, y in language_pairs.outcomes_of(pairs).items():
+        for name, y in language_effects.outcomes_of(pairs).items():
             kept = np.isfinite(y)
             rows = tried(
                 NAME, name, BY_RUNG, "in the data effect, per rung", statistics.interaction,

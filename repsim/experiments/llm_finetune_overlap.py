@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from repsim.experiments import language_pairs
+from repsim.experiments import language_effects, language_pairs
 from repsim.experiments.gpt_corpus_overlap import CORPORA, HUB_CORPORA
-from repsim.experiments.language_pairs import FineTuningConfig, estimate, run_cell
+from repsim.experiments.language_pairs import FineTuningConfig, estimate
+from repsim.experiments.language_work import run_cell
 from repsim.experiments.sweep import Cell
 
 __all__ = ["NAME", "PRESETS", "SUMMARY", "Config", "cells", "effects", "estimate", "run_cell"]
@@ -80,4 +81,4 @@ def effects(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Slopes of similarity and of agreement on the overlap, in every view, and of what fine-tuning changed."""
     by_chunks = any("alpha" in record["params"] for record in records if record["kind"] == "pair")
     factors = {"alpha": "from no to all text shared"} if by_chunks else {"corpora": "from no to all corpora shared"}
-    return language_pairs.effects_of(NAME, records, factors)
+    return language_effects.effects_of(NAME, records, factors)
