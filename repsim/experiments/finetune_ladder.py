@@ -8,6 +8,7 @@ fine-tuned ones start from one base: it tells a shared start from a pre-trained 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,7 +54,9 @@ class Config(FineTuningConfig):
     base_steps: int = field(default=1000, metadata={"help": "steps of the pre-training"})
     steps: int = field(default=500, metadata={"help": "steps of the optimizer at most"})
     loss_every: int = field(default=10, metadata={"help": "steps between two looks at the training loss"})
-    adapter_learning_rate: float = field(default=1e-2, metadata={"help": "of the adapters, after the warm-up"})
+    adapter_learning_rate: float = field(
+        default=1e-2, metadata={"help": "of adapters of rank 1; of others by the square root of the rank less"}
+    )
     learning_rate: float = field(default=1e-3, metadata={"help": "of the other models, after the warm-up"})
 
     def __post_init__(self) -> None:
@@ -84,7 +87,7 @@ PRESETS = {
     "smoke": Config(rungs=("lora2", FULL, ONE_START), seeds=2, base_corpora=("python:topics",), base_blocks=120,
                     base_steps=200, base_learning_rate=1e-2, chunks=20, chunk_blocks=4, block=32, vocabulary=400,
                     width=32, layers=2, heads=2, steps=120, batch_size=8, learning_rate=1e-2,
-                    adapter_learning_rate=3e-2, target_loss=4.55, loss_every=10, probe=60, probe_words=8, words=100,
+                    adapter_learning_rate=4e-2, target_loss=4.55, loss_every=10, probe=60, probe_words=8, words=100,
                     k=5, permutations=10),
     "quick": Config(),
     "paper": Config(alpha=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0), seeds=6,
@@ -130,7 +133,7 @@ def _training(config: Config, rung: str, seed: int) -> dict[str, Any]:
     if rank:
         return {
             **training, "model": None, "tuning": "lora", "rank": rank, "alpha": 2.0 * rank,
-            "adapter_dropout": config.adapter_dropout, "learning_rate": config.adapter_learning_rate,
+            "adapter_dropout": config.adapter_dropout, "learning_rate": config.adapter_learning_rate / math.sqrt(rank),
         }  # fmt: skip
     if rung == FULL:
         return {**training, "model": None, "tuning": "full"}

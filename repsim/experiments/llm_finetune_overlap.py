@@ -51,7 +51,7 @@ class Config(FineTuningConfig):
 
 _FULL = Config(alpha=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0), model="meta-llama/Llama-3.2-1B-Instruct", rank=32,
                adapter_alpha=64.0, adapter_dropout=0.05, corpora=("hub:roneneldan/TinyStories",),
-               outside=("hub:openai/gsm8k:main:train:question",), chunk_blocks=500, block=512, steps=2000,
+               outside=("hub:Yelp/yelp_review_full",), chunk_blocks=500, block=512, steps=2000,
                batch_size=32, accumulation=8, learning_rate=2e-4, precision="bfloat16", checkpointing=True,
                probe=5000, words=10_000, permutations=1000)  # fmt: skip
 PRESETS = {
