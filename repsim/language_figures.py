@@ -38,8 +38,13 @@ VIEWS = {
     "change/out": "changes from the start, other text",
 }
 MAIN, CHANGED = "mean/in", "change/in"
-BY_RUNG = "data overlap × rung"
-ASKED = (BY_RUNG, "interaction", "alpha", "corpora")  # factors by their weight for a reader
+BY_RUNG, PRETRAINING, SHARED_START = (f"data overlap × {what}" for what in ("rung", "pre-training", "one start"))
+CHANGES = {
+    BY_RUNG: "a rung from the smallest adapters towards full fine-tuning",
+    PRETRAINING: "a pre-trained start in the place of an untrained one",
+    SHARED_START: "one untrained start for both models in the place of two",
+}
+ASKED = (*CHANGES, "interaction", "alpha", "corpora")  # factors by their weight for a reader
 
 
 def outcome_name(measure: str, view: str) -> str:
@@ -118,11 +123,11 @@ def _answers(study: Study, effects: Sequence[Record]) -> list[tuple[str, str, Re
             label = LABELS.get(str(row["outcome"]), str(row["outcome"]))
             if row.get("saturated"):
                 grade, text = "unknown", f"{label} is saturated: {_no_room(study, str(row['outcome']))}"
-            elif row["factor"] == BY_RUNG and finite(row["estimate"]) is not None:
+            elif row["factor"] in CHANGES and finite(row["estimate"]) is not None:
                 low, high = number(finite(row.get("low"))), number(finite(row.get("high")))
                 interval = "no interval" if finite(row.get("low")) is None else f"95\u00a0% interval {low} to {high}"
                 text = (
-                    f"{label}: a rung further from the smallest adapters changes the slope on data overlap by "
+                    f"{label}: {CHANGES[row['factor']]} changes the slope on data overlap by "
                     f"{number(finite(row['estimate']))} ({interval})."
                 )
             elif row["factor"] == "interaction":

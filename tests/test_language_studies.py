@@ -369,13 +369,22 @@ def ladder(rungs: dict[str, float], seeds: int = 4) -> list[Any]:
 
 
 def test_the_ladder_gives_every_rung_its_slope_and_the_rise_between_them() -> None:
-    effects = finetune_ladder.effects(ladder({"lora1": 0.0, "full": 0.1, "scratch": 0.2}))
+    slopes = {"lora1": 0.0, "lora8": 0.05, "full": 0.1, "scratch_one_start": 0.3, "scratch": 0.2}
+    effects = finetune_ladder.effects(ladder(slopes))
     found = {(row["outcome"], row["factor"]): row for row in effects}
     for name, slope in (("LoRA rank 1", 0.0), ("full fine-tuning", 0.1), ("scratch", 0.2)):
         assert found["cka", f"data overlap, {name}"]["estimate"] == pytest.approx(slope, abs=0.005)
         assert found["cka", f"above the start, {name}"]["estimate"] == pytest.approx(0.1, abs=0.005)
-    assert found["cka", language_figures.BY_RUNG]["estimate"] == pytest.approx(0.1, abs=0.005)
-    assert found["cka", language_figures.BY_RUNG]["low"] > 0.05
+    changes = {
+        language_figures.BY_RUNG: 0.05, language_figures.PRETRAINING: -0.2, language_figures.SHARED_START: 0.1,
+    }  # fmt: skip
+    for factor, change in changes.items():
+        row = found["cka", factor]
+        assert row["estimate"] == pytest.approx(change, abs=0.01)
+        assert row["low"] < change < row["high"]
+        assert row["low"] * row["high"] > 0
+    some = {row["factor"] for row in finetune_ladder.effects(ladder({"lora1": 0.0, "scratch": 0.2}))}
+    assert not some & set(changes)  # of one rung each nothing can be contrasted
     assert finetune_ladder.effects([]) == []
 
 

@@ -21,7 +21,7 @@ from repsim.experiments.language_pairs import FineTuningConfig, estimate
 from repsim.experiments.language_work import run_cell
 from repsim.experiments.pairs import FIRST, SECOND, learned_pairs, outcome, slopes_of, tried
 from repsim.experiments.sweep import Cell
-from repsim.language_figures import BY_RUNG, rung_name
+from repsim.language_figures import BY_RUNG, PRETRAINING, SHARED_START, rung_name
 
 __all__ = ["NAME", "PRESETS", "SUMMARY", "Config", "cells", "effects", "estimate", "run_cell"]
 
@@ -142,9 +142,11 @@ def _training(config: Config, rung: str, seed: int) -> dict[str, Any]:
 
 
 def effects(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Every rung's slopes on alpha; how far its models are more alike than their start is to them; and the ladder's.
+    """What changes the slope on alpha: the rung, pre-training, one start; every rung's slopes; and its likeness at 0.
 
-    The ladder's effect is the interaction of alpha with the place of the rung: how much a rung adds to the slope.
+    Between adapters and full fine-tuning it is the interaction of alpha with the place of the rung; full fine-tuning
+    against scratch from one start tells what pre-training does, and that against scratch what one start does. The
+    likeness of two models is held against that of the first to what it started from.
     """
     pairs = learned_pairs(records)
     floors = {
@@ -153,12 +155,28 @@ def effects(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         if record["kind"] == "pair" and record["params"]["role"] == "floor"
     }
     found: list[dict[str, Any]] = []
+    places = {str(pair["params"]["rung"]): float(pair["params"]["place"]) for pair in pairs}
+    tuned = {rung: place for rung, place in places.items() if rung not in (ONE_START, SCRATCH)}
+    asked = {BY_RUNG: tuned, PRETRAINING: {ONE_START: 0.0, FULL: 1.0}, SHARED_START: {SCRATCH: 0.0, ONE_START: 1.0}}
+    for factor, levels in asked.items():
+        own = [pair for pair in pairs if pair["params"]["rung"] in levels]
+        if len({pair["params"]["rung"] for pair in own}) < 2:
+            continue
+        seeds = np.array([pair["params"]["seed"] for pair in own])
+        alpha = np.array([float(pair["params"]["alpha"]) for pair in own])
+        level = np.array([levels[pair["params"]["rung"]] for pair in own])
+        unit = "in the data effect, per rung" if factor == BY_RUNG else "in the data effect"
+        for name, y in language_effects.outcomes_of(own).items():
+            kept = np.isfinite(y)
+            columns = [alpha[kept], level[kept], y[kept], seeds[kept]]
+            rows = tried(NAME, name, factor, unit, statistics.interaction, *columns)
+            found += [{**row, "saturated": False} for row in rows]
     for rung in dict.fromkeys(pair["params"]["rung"] for pair in sorted(pairs, key=lambda p: p["params"]["place"])):
         own = [pair for pair in pairs if pair["params"]["rung"] == rung]
         seeds = np.array([pair["params"]["seed"] for pair in own])
-        levels = {"alpha": np.array([pair["params"]["alpha"] for pair in own])}
+        alpha = np.array([float(pair["params"]["alpha"]) for pair in own])
         outcomes = language_effects.outcomes_of(own)
-        rows = slopes_of(NAME, outcomes, levels, seeds, {"alpha": "from no to all text shared"})
+        rows = slopes_of(NAME, outcomes, {"alpha": alpha}, seeds, {"alpha": "from no to all text shared"})
         full = language_effects.saturated_outcomes(own)
         found += [
             {**row, "factor": f"data overlap, {rung_name(rung)}", "rung": rung, "saturated": row["outcome"] in full}
@@ -168,7 +186,7 @@ def effects(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             values = [
                 outcome(pair, name) - outcome(floors[pair["params"]["seed"], rung], name)
                 for pair in own
-                if pair["params"]["alpha"] == levels["alpha"].min() and (pair["params"]["seed"], rung) in floors
+                if pair["params"]["alpha"] == alpha.min() and (pair["params"]["seed"], rung) in floors
             ]
             values = [value for value in values if np.isfinite(value)]
             if values:
@@ -177,14 +195,4 @@ def effects(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                     unit="more alike to each other than the start to the first",
                 )  # fmt: skip
                 found.append({**row, "rung": rung, "saturated": False})
-    if len({pair["params"]["place"] for pair in pairs}) > 1:
-        seeds = np.array([pair["params"]["seed"] for pair in pairs])
-        alpha, place = (np.array([float(pair["params"][name]) for pair in pairs]) for name in ("alpha", "place"))
-        for name, y in language_effects.outcomes_of(pairs).items():
-            kept = np.isfinite(y)
-            rows = tried(
-                NAME, name, BY_RUNG, "in the data effect, per rung", statistics.interaction,
-                alpha[kept], place[kept], y[kept], seeds[kept],
-            )  # fmt: skip
-            found += [{**row, "saturated": False} for row in rows]
     return statistics.adjust(found)
