@@ -308,5 +308,7 @@ def estimate(cell: Cell) -> float:
         # 7 000 tokens a second and core with 4 layers of 128; a checkpoint is taken for a billion parameters
         ours = training["model"] in KINDS or "key" in (cell.params["base"] or {})
         size = 12 * training["layers"] * training["width"] ** 2 + 2000 * training["width"] if ours else 1e9
-        return 2.0 + training["steps"] * training["batch_size"] * training["positions"] / 7000 * size / 1.04e6
+        # A training that stops at a loss has taken a fifth of the steps that it was allowed.
+        steps = training["steps"] / (5 if training.get("target_loss") else 1)
+        return 2.0 + steps * training["batch_size"] * training["positions"] / 7000 * size / 1.04e6
     return 4.0 if cell.kind == "tokens" else 6.0
