@@ -65,7 +65,8 @@ STUDY: dict[str, set[str]] = {
     "findings": {"statistics"},
     "figures": {"statistics", "findings"},
     "theme": set(),
-    "report": {"records", "statistics", "findings", "figures", "theme"},
+    "language_figures": {"statistics", "findings", "figures"},
+    "report": {"records", "statistics", "findings", "figures", "language_figures", "theme"},
 }
 BETWEEN: dict[str, set[str]] = {
     "activations": {"arrays", "interchange", "store"},
