@@ -357,7 +357,7 @@ def save(model: nn.Module, path: str | Path) -> None:
 
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     content = to_bytes(tensors, metadata={_METADATA: json.dumps({"classes": list(model.classes)})})  # type: ignore[arg-type]
-    with whole_file(path) as temporary:
+    with whole_file(Path(path)) as temporary:
         temporary.write_bytes(content)
 
 
