@@ -1,0 +1,274 @@
+"""A language model as its users meet it: messages in by its chat template, greedy answers out, and what lies between.
+
+An attack works on tokens, but what it leaves behind is text: it is appended to a request, goes through the template of
+whatever model it meets and is tokenised anew. `Chat` keeps the two apart and can tell where they differ.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+PLAIN_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+_MARK = "\u2063suffix\u2063"  # stands where a suffix will stand while a template is taken apart
+
+
+@dataclass(frozen=True, eq=False)
+class Chat:
+    """A causal language model, its tokenizer and its chat template.
+
+    >>> chat = Chat(model, tokenizer)
+    >>> chat.answers(["how do i bake the bread ?"], max_new_tokens=24)
+    ['sure , first mix the flour , ...']
+
+    Args:
+        model: of transformers, in eval mode, on any device.
+        tokenizer: of transformers.
+        name: what error messages call it.
+        system: a system message before every request; None for none.
+        template: Jinja, in place of the tokenizer's own chat template; PLAIN_TEMPLATE, for a model that has none
+            because it was not trained to chat, is the request alone.
+
+    Raises:
+        ValueError: no chat template, or one that loses or repeats what the user says; a model in train mode.
+    """
+
+    model: Any
+    tokenizer: Any
+    name: str = "model"
+    system: str | None = None
+    template: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.template is None and not getattr(self.tokenizer, "chat_template", None):
+            raise ValueError(
+                f"[Chat] expected a tokenizer with a chat template, got {self.name} without; give template=, or "
+                "template=PLAIN_TEMPLATE for a model that was not trained to chat"
+            )
+        if any(module.training for module in self.model.modules()):
+            raise ValueError(f"[Chat] expected {self.name} in eval mode, got train mode")
+        self.parts("request")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the embeddings lie."""
+        return cast(torch.device, self.embedding.weight.device)
+
+    @property
+    def embedding(self) -> Any:
+        """The module that turns tokens into vectors."""
+        return self.model.get_input_embeddings()
+
+    def render(self, message: str, prefill: str = "") -> str:
+        """The whole text the model sees before it answers.
+
+        >>> chat.render("bake the bread", prefill="sure")
+        '<s> <user> bake the bread <end> <assistant> sure'
+
+        Args:
+            message: what the user says.
+            prefill: the beginning of the answer, put into the model's mouth.
+        """
+        system = [] if self.system is None else [{"role": "system", "content": self.system}]
+        messages = [*system, {"role": "user", "content": message}]
+        options = {} if self.template is None else {"chat_template": self.template}
+        try:
+            text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
+        except Exception as error:  # Jinja and the template itself raise what they like
+            raise ValueError(f"[Chat] expected a chat template that takes the messages, got {error}") from error
+        # Templates end with white space or without; a tokenizer of words wants a blank before the answer.
+        gap = " " if prefill and not self._keeps_blank and not text[-1:].isspace() else ""
+        return cast(str, text + gap + prefill)
+
+    def parts(self, request: str) -> tuple[str, str]:
+        """The text before and behind the place of a suffix.
+
+        >>> chat.parts("bake the bread")
+        ('<s> <user> bake the bread', ' <end> <assistant>')
+
+        Args:
+            request: what the user says before the suffix.
+
+        Raises:
+            ValueError: a template in which a suffix would not stand exactly once.
+        """
+        text = self.render(request + _MARK)
+        if text.count(_MARK) != 1:
+            raise ValueError(
+                f"[Chat] expected a chat template that shows a message once, got {text.count(_MARK)} times in that of "
+                f"{self.name}"
+            )
+        before, after = text.split(_MARK)
+        return before, after
+
+    def suffix_tokens(self, text: str) -> list[int]:
+        """Tokens of a text that follows a request, as `suffix_texts` would write it.
+
+        >>> chat.suffix_tokens("x x x")                 # three numbers
+
+        Args:
+            text: without its leading blank.
+        """
+        return self.encode(" " + text if self._keeps_blank else text)
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of a text as it stands: templates bring their own special tokens.
+
+        >>> chat.encode("bake the bread")               # three numbers
+
+        Args:
+            text: anything.
+        """
+        return cast(list[int], self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def suffix_texts(self, tokens: Tensor) -> list[str]:
+        """What is appended to a request so that it ends with these tokens, a blank in front where there must be one.
+
+        >>> chat.suffix_texts(torch.tensor([[15, 208]]))
+        [' bake bread']
+
+        Args:
+            tokens: int64 [n, length].
+
+        Returns:
+            n texts.
+        """
+        texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return list(texts) if self._keeps_blank else [" " + text for text in texts]
+
+    def survives(self, request: str, texts: Sequence[str], tokens: Tensor) -> list[bool]:
+        """Whether the tokens come back when request and suffix are tokenised again as one text.
+
+        >>> chat.survives("bake the bread", chat.suffix_texts(tokens), tokens)
+        [True, False]
+
+        Args:
+            request: before the suffix.
+            texts: n suffixes, as `suffix_texts` makes them of
+            tokens: int64 [n, length].
+
+        Returns:
+            n answers; a suffix that ends in white space is refused, because many templates strip it.
+        """
+        before, after = self.parts(request)
+        wholes = [before + text + after for text in texts]
+        found = self.tokenizer(wholes, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+        start, end = self.encode(before), self.encode(after)
+        return [
+            ids == start + own + end and not text[-1:].isspace()
+            for ids, own, text in zip(found, tokens.tolist(), texts, strict=True)
+        ]
+
+    @cached_property
+    def _keeps_blank(self) -> bool:
+        """Whether the blank in front of a word is part of a token, and so of what tokens are decoded to."""
+        return bool(self.tokenizer.decode(self.encode(" a")).startswith(" "))
+
+    def answers(
+        self, messages: Sequence[str], *, max_new_tokens: int = 64, prefill: str = "", batch_size: int = 64
+    ) -> list[str]:
+        """What the model says, the most likely token every time; a prefill is part of the answer.
+
+        >>> chat.answers(["how do i bake the bread ?"], max_new_tokens=24)
+
+        Args:
+            messages: n things that the user says.
+            max_new_tokens: after which an answer is cut.
+            prefill: as in `render`.
+            batch_size: messages per forward pass; they are taken in groups of equal length, so that nothing is padded.
+
+        Returns:
+            n texts without special tokens.
+        """
+        rows = [self.encode(self.render(message, prefill)) for message in messages]
+        groups: dict[int, list[int]] = defaultdict(list)
+        for place, row in enumerate(rows):
+            groups[len(row)].append(place)
+        made = [""] * len(rows)
+        for places in groups.values():
+            for first in range(0, len(places), batch_size):
+                some = places[first : first + batch_size]
+                ids = torch.tensor([rows[place] for place in some], device=self.device)
+                for place, text in zip(some, self.continue_from(self.embedding(ids), max_new_tokens), strict=True):
+                    made[place] = f"{prefill} {text}".strip() if prefill and not self._keeps_blank else prefill + text
+        return made
+
+    def continue_from(self, embedded: Tensor, max_new_tokens: int) -> list[str]:
+        """What the model says after vectors that stand for tokens.
+
+        >>> chat.continue_from(chat.embedding(tokens), 24)
+
+        Args:
+            embedded: [n, t, d].
+            max_new_tokens: after which an answer is cut.
+
+        Returns:
+            n texts without special tokens.
+        """
+        from transformers import GenerationConfig
+
+        ends = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
+        ends = self.tokenizer.eos_token_id if ends is None else ends
+        padding = self.tokenizer.pad_token_id
+        if padding is None:
+            padding = ends[0] if isinstance(ends, list) else ends
+        # The checkpoint's own settings (temperature, penalties) would make an answer depend on more than the model.
+        greedy = GenerationConfig(
+            do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=padding, use_cache=True
+        )
+        mask = torch.ones(embedded.shape[:2], dtype=torch.long, device=embedded.device)
+        with torch.no_grad():
+            made = self.model.generate(inputs_embeds=embedded, attention_mask=mask, generation_config=greedy)
+        return list(self.tokenizer.batch_decode(made, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def forward(self, keep: int, **arguments: Any) -> Tensor:
+        """Float32 logits of the last positions.
+
+        >>> chat.forward(1, input_ids=tokens).shape
+        torch.Size([2, 1, 223])
+
+        Args:
+            keep: how many positions.
+            arguments: of the model.
+
+        Returns:
+            [n, keep, vocabulary].
+        """
+        if self._can_keep:
+            arguments["logits_to_keep"] = keep
+        logits = self.model(**arguments).logits
+        return cast(Tensor, logits[:, -keep:].float())
+
+    @cached_property
+    def _can_keep(self) -> bool:
+        model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        return "logits_to_keep" in inspect.signature(model.forward).parameters
+
+
+@contextmanager
+def memory_named(setting: str) -> Iterator[None]:
+    """Turn a failure for want of memory into an error that says what to change.
+
+    >>> with memory_named("SuffixAttack.batch_size, now 512"): ...
+
+    Args:
+        setting: what to make smaller.
+
+    Raises:
+        MemoryError: in place of torch's.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError; the CPU raises a plain one
+        text = str(error)
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text:
+            raise MemoryError(f"[attack] expected enough memory, got none left: make {setting}, smaller") from error
+        raise
