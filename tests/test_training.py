@@ -350,7 +350,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(vision.os, "fsync", full)
+    monkeypatch.setattr("repsim.training.weight_files.os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         save(build(VisionConfig(width=4), (10,), 16), path)
     assert path.read_bytes() == before

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from repsim.training.networks import ConvNet, ResNet, VisionTransformer, from_transformers
+from repsim.training.optimization import parameter_groups, seeded, warm_up_and_cosine
+from repsim.training.weight_files import write_whole
 
 if TYPE_CHECKING:
     from repsim.data.images import LabelledImages
@@ -125,18 +125,6 @@ def representation_layers(model: nn.Module) -> tuple[str, ...]:
     return tuple(model.layers)  # type: ignore[arg-type]
 
 
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Run with torch's generators at `seed`, and leave them afterwards as they were found."""
-    cuda = device.type == "cuda"
-    index = torch.cuda.current_device() if cuda and device.index is None else device.index
-    with torch.random.fork_rng(devices=[index] if cuda else []):
-        torch.default_generator.manual_seed(seed)
-        if cuda:
-            torch.cuda.default_generators[index].manual_seed(seed)
-        yield
-
-
 def build(config: VisionConfig, classes: Sequence[int], image_size: int, channels: int = 3) -> nn.Module:
     """Build the untrained model that `train` starts from: the floor of any comparison.
 
@@ -170,7 +158,7 @@ def _build(config: VisionConfig, classes: Sequence[int], image_size: int, channe
     if image_size < 8:
         raise ValueError(f"[build] expected image_size of at least 8 pixels, got {image_size}")
     model: nn.Module
-    with _seeded(config.init_seed, torch.device("cpu")):
+    with seeded(config.init_seed, torch.device("cpu")):
         if name == "cnn":
             model = ConvNet(classes, config.width, channels)
         elif name == "resnet8":
@@ -202,18 +190,11 @@ def learning_rate(config: VisionConfig, step: int, steps: int) -> float:
     Returns:
         The rate of this step.
     """
-    rising = round(config.warmup * steps)
-    if step < rising:
-        return config.learning_rate * (step + 1) / rising
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - rising) / (steps - rising)))
+    return warm_up_and_cosine(config.learning_rate, config.warmup, step, steps)
 
 
 def _optimizer(config: VisionConfig, model: nn.Module) -> torch.optim.Optimizer:
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    groups = parameter_groups(model, config.weight_decay)
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, fused=True)
     return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
@@ -256,7 +237,7 @@ def train(
     curves: dict[str, list[float]] = {"loss": [], "accuracy": [], "learning_rate": []}
     reason, step, seen = "", 0, 0
 
-    with _seeded(config.order_seed, place), torch.enable_grad():
+    with seeded(config.order_seed, place), torch.enable_grad():
         for epoch in range(config.epochs):
             order = np.random.default_rng([config.order_seed, epoch]).permutation(n)
             loss_sum, right = 0.0, 0
@@ -374,19 +355,9 @@ def save(model: nn.Module, path: str | Path) -> None:
     """
     from safetensors.torch import save as to_bytes
 
-    path = Path(path)
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     content = to_bytes(tensors, metadata={_METADATA: json.dumps({"classes": list(model.classes)})})  # type: ignore[arg-type]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    write_whole(Path(path), content)
 
 
 def load(
