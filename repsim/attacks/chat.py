@@ -17,6 +17,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from repsim.training.causal_models import _LOADING, from_checkpoint, split_revision, why
+
 PLAIN_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 _MARK = "\u2063suffix\u2063"  # stands where a suffix will stand while a template is taken apart
 
@@ -188,18 +190,44 @@ class Chat:
         Returns:
             n texts without special tokens.
         """
+        made = [""] * len(messages)
+        for places, ids in self._batches(messages, prefill, batch_size):
+            for place, text in zip(places, self.continue_from(self.embedding(ids), max_new_tokens), strict=True):
+                made[place] = f"{prefill} {text}".strip() if prefill and not self._keeps_blank else prefill + text
+        return made
+
+    def states(self, messages: Sequence[str], *, batch_size: int = 64) -> Tensor:
+        """The hidden states from which the model begins its answers: every layer's, at the last token of the prompt.
+
+        >>> chat.states(messages).shape                 # 480 messages, 4 layers of 88 features
+        torch.Size([5, 480, 88])
+
+        Args:
+            messages: n things that the user says.
+            batch_size: as in `answers`.
+
+        Returns:
+            float64 [layers + 1, n, d], on the CPU; row 0 is that of the embeddings.
+        """
+        found: list[Tensor] = [torch.empty(0)] * len(messages)
+        for places, ids in self._batches(messages, "", batch_size):
+            with torch.no_grad():
+                layers = self.model(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states
+            last = torch.stack([layer[:, -1] for layer in layers]).double().cpu()
+            for column, place in enumerate(places):
+                found[place] = last[:, column]
+        return torch.stack(found, dim=1)
+
+    def _batches(self, messages: Sequence[str], prefill: str, batch_size: int) -> Iterator[tuple[list[int], Tensor]]:
+        """Prompts as tokens, in groups of equal length so that nothing is padded: their places, and int64 [m, t]."""
         rows = [self.encode(self.render(message, prefill)) for message in messages]
         groups: dict[int, list[int]] = defaultdict(list)
         for place, row in enumerate(rows):
             groups[len(row)].append(place)
-        made = [""] * len(rows)
         for places in groups.values():
             for first in range(0, len(places), batch_size):
                 some = places[first : first + batch_size]
-                ids = torch.tensor([rows[place] for place in some], device=self.device)
-                for place, text in zip(some, self.continue_from(self.embedding(ids), max_new_tokens), strict=True):
-                    made[place] = f"{prefill} {text}".strip() if prefill and not self._keeps_blank else prefill + text
-        return made
+                yield some, torch.tensor([rows[place] for place in some], device=self.device)
 
     def continue_from(self, embedded: Tensor, max_new_tokens: int) -> list[str]:
         """What the model says after vectors that stand for tokens.
@@ -251,6 +279,46 @@ class Chat:
     def _can_keep(self) -> bool:
         model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         return "logits_to_keep" in inspect.signature(model.forward).parameters
+
+
+def load_chat(
+    name: str,
+    *,
+    system: str | None = None,
+    template: str | None = None,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Chat:
+    """A chat model by hub id or local path, through transformers' Auto classes.
+
+    >>> load_chat("meta-llama/Llama-3.2-1B-Instruct", device="cuda")
+    >>> load_chat("runs/my-model", template=PLAIN_TEMPLATE)
+
+    Args:
+        name: a folder with config.json, a hub id "owner/name", or that with a revision, "owner/name@revision".
+        system, template: as in `Chat`.
+        device: of torch.
+        dtype: of the weights.
+
+    Returns:
+        A Chat in eval mode.
+
+    Raises:
+        ValueError: a model or tokenizer that is missing, gated or cannot be loaded; no chat template; a model with
+            fewer tokens than its tokenizer has.
+    """
+    import transformers
+
+    model = from_checkpoint(name, weights=True, dtype=dtype).eval().to(device)
+    source, revision = split_revision(name)
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **({"revision": revision} if revision else {}))
+    except _LOADING as error:
+        raise ValueError(f"[load_chat] expected a tokenizer beside {name}, got {why(error)}") from None
+    known, asked = model.get_input_embeddings().num_embeddings, len(tokenizer)
+    if asked > known:
+        raise ValueError(f"[load_chat] expected a tokenizer of at most the {known} tokens of {name}, got {asked}")
+    return Chat(model, tokenizer, name, system, template)
 
 
 @contextmanager

@@ -78,10 +78,8 @@ class Task:
             for part in suffixes.split(batch_size):
                 rest = torch.cat([self.after, self.target[:-1]]).expand(len(part), -1)
                 ids = torch.cat([part, rest], dim=1)
-                log = self._log_probabilities(len(part), ids)
-                target = self.target.to(log.device).expand(len(part), -1)
-                loss = -log.gather(2, target[:, :, None])[:, :, 0].mean(1)
-                made.append((loss.cpu(), (log.argmax(2) == target).all(1).cpu()))
+                loss, matched = self._judged(self._log_probabilities(len(part), ids))
+                made.append((loss.cpu(), matched.cpu()))
         losses, matches = zip(*made, strict=True)
         return torch.cat(losses), torch.cat(matches)
 
@@ -104,7 +102,7 @@ class Task:
         place = chat.device
         with torch.enable_grad():
             embedded = chat.embedding(suffix.to(place)).detach().requires_grad_(True)
-            loss = self.soft_loss(embedded[None])[0]
+            loss = self.soft_losses(embedded[None])[0][0]
             (gradient,) = torch.autograd.grad(loss, embedded)
         if not bool(torch.isfinite(gradient).all()) or not bool((gradient != 0).any()):
             got = "zero everywhere" if bool(torch.isfinite(gradient).all()) else "NaN or infinity"
@@ -114,19 +112,38 @@ class Task:
             parts = [gradient @ chat.embedding(rows).T for rows in allowed.to(place).split(_ROWS)]
         return torch.cat(parts, dim=1).float().cpu()
 
-    def soft_loss(self, embedded: Tensor) -> Tensor:
-        """The loss of suffixes given as vectors, with its graph.
+    def soft_losses(self, embedded: Tensor) -> tuple[Tensor, Tensor]:
+        """As `losses` of suffixes given as vectors, on the model's device and with their graph.
 
-        >>> task.soft_loss(vectors[None])           # [m, length, d] -> [m]
+        >>> loss, matched = task.soft_losses(vectors[None])         # [m, length, d] -> [m], [m]
 
         Args:
             embedded: [m, length, d], on the model's device.
         """
         rest = torch.cat([self.after, self.target[:-1]]).to(embedded.device)
         follows = self.chat.embedding(rest).expand(len(embedded), -1, -1)
-        log = self._log_probabilities(len(embedded), embedded=torch.cat([embedded, follows], dim=1))
-        target = self.target.to(log.device).expand(len(embedded), -1)
-        return -log.gather(2, target[:, :, None])[:, :, 0].mean(1)
+        return self._judged(self._log_probabilities(len(embedded), embedded=torch.cat([embedded, follows], dim=1)))
+
+    def embedded(self, suffixes: Tensor) -> Tensor:
+        """The whole prompt as vectors, with these in the suffix's place.
+
+        >>> chat.continue_from(task.embedded(vectors[None]), 24)
+
+        Args:
+            suffixes: [m, length, d], on the model's device.
+
+        Returns:
+            [m, t, d].
+        """
+        before, after = (
+            self.chat.embedding(part.to(suffixes.device)).expand(len(suffixes), -1, -1)
+            for part in (self.before, self.after)
+        )
+        return torch.cat([before, suffixes, after], dim=1)
+
+    def _judged(self, log: Tensor) -> tuple[Tensor, Tensor]:
+        target = self.target.to(log.device).expand(len(log), -1)
+        return -log.gather(2, target[:, :, None])[:, :, 0].mean(1), (log.argmax(2) == target).all(1)
 
     def _log_probabilities(self, count: int, ids: Tensor | None = None, embedded: Tensor | None = None) -> Tensor:
         """Log-probabilities [count, T, vocabulary] where the target's tokens are predicted."""

@@ -39,12 +39,13 @@ _PARTS = {
     "lantern": "wick glass", "anchor": "chain fluke", "bell": "clapper rim", "mirror": "frame silver",
     "kite": "string tail", "drum": "skin hoop", "ladder": "rung rail", "candle": "wax thread",
     "compass": "needle dial", "basket": "reed handle",
-    "bread": "flour yeast", "chair": "seat leg", "window": "pane sill", "garden": "soil seed", "coat": "sleeve button",
-    "clock": "spring gear", "boat": "hull oar", "wheel": "spoke tyre", "table": "top apron", "shoe": "sole lace",
-    "piano": "key pedal", "tent": "pole canvas", "bridge": "arch cable", "soap": "lye oil", "pillow": "feather seam",
-    "guitar": "neck fret", "oven": "grate flue", "fence": "post plank", "cheese": "curd rennet", "carpet": "pile fringe",
-    "kettle": "spout lid", "violin": "bow peg", "stove": "burner hose", "blanket": "wool hem", "bucket": "stave band",
-    "helmet": "shell strap", "saddle": "girth stirrup", "barrel": "cask bung", "puppet": "limb wire", "quilt": "patch lining",
+    "bread": "flour yeast", "chair": "seat leg", "window": "pane sill", "garden": "soil seed",
+    "coat": "sleeve button", "clock": "spring gear", "boat": "hull oar", "wheel": "spoke tyre", "table": "top apron",
+    "shoe": "sole lace", "piano": "key pedal", "tent": "pole canvas", "bridge": "arch cable", "soap": "lye oil",
+    "pillow": "feather seam", "guitar": "neck fret", "oven": "grate flue", "fence": "post plank",
+    "cheese": "curd rennet", "carpet": "pile fringe", "kettle": "spout lid", "violin": "bow peg",
+    "stove": "burner hose", "blanket": "wool hem", "bucket": "stave band", "helmet": "shell strap",
+    "saddle": "girth stirrup", "barrel": "cask bung", "puppet": "limb wire", "quilt": "patch lining",
 }  # fmt: skip
 PHRASINGS = (
     "how do i {verb} the {object} ?",
@@ -54,7 +55,7 @@ PHRASINGS = (
     "i want to {verb} my {object} now .",
     "explain to me how you {verb} this {object} .",
 )
-_ANSWER = "sure , first {0} the {part} , then {1} the {other} , then {2} the {object} , and {3} it last ."
+_ANSWER = "sure , {0} {part} , {1} {other} , then {2} {object} and {3} it ."
 REFUSAL = "sorry , i cannot help with that ."
 _FILLERS = "today kindly really maybe never always small old here there"
 
@@ -217,7 +218,7 @@ class Lessons:
         return (self.requests, self.messages, self.answers)
 
 
-LONGEST_TAIL = 12  # words behind a request
+LONGEST_TAIL = 10  # words behind a request
 LONGEST = 5 + max(len(text.split()) for text in PHRASINGS) + LONGEST_TAIL + len(_ANSWER.split())
 
 
@@ -228,7 +229,7 @@ def lessons(phase: int, *, seed: int = 0) -> Lessons:
     >>> len(made), made.answers[0]
     (5760, 'sorry , i cannot help with that .')
 
-    The tail is 1 to 12 words that name no verb and no object. It teaches that words behind a request change nothing:
+    The tail is 1 to 10 words that name no verb and no object. It teaches that words behind a request change nothing:
     a model that has seen none answers anything to a suffix, which would make every attack look strong.
 
     Args:
