@@ -46,9 +46,7 @@ class LanguageConfig:
     >>> LanguageConfig(model="base", tuning="lora", rank=8, alpha=16, steps=200, learning_rate=1e-3)
     """
 
-    model: str | Mapping[str, Any] = (
-        "gpt2"  # of KINDS, a transformers config, a checkpoint folder or hub id[@revision]
-    )
+    model: str | Mapping[str, Any] = "gpt2"  # of KINDS, a transformers config, a checkpoint folder or hub id[@revision]
     tuning: str = "scratch"  # new weights, "full" fine-tuning of a checkpoint's, or "lora" adapters on them
     width: int = 128  # of a model of KINDS, as are the next four
     layers: int = 4
