@@ -38,7 +38,7 @@ class Config:
     seeds: int = field(default=3, metadata={"help": "independent repetitions; each trains models of its own"})
     width: int = field(default=128, metadata={"help": "features of the transformer"})
     layers: int = field(default=2, metadata={"help": "layers of the transformer"})
-    pretraining_steps: int = field(default=800, metadata={"help": "steps of the first phase, 16 examples each"})
+    pretraining_steps: int = field(default=700, metadata={"help": "steps of the first phase, 16 examples each"})
     finetuning_steps: int = field(default=200, metadata={"help": "steps of the second phase, 16 examples each"})
     learning_rate: float = field(default=3e-3, metadata={"help": "of the first phase; a third of it in the second"})
     behaviours: int = field(default=16, metadata={"help": "refused requests that are attacked on every model"})
