@@ -79,9 +79,7 @@ def test_blocks_hold_the_conversation_and_count_the_answer() -> None:
     some = lessons(2).take(np.array([0, 100, 3000, 5759]))
     blocks = some.blocks()
     assert blocks.tokens.shape == (4, instructions.LONGEST)
-    for row, counted, message, answer in zip(
-        blocks.tokens, blocks.counted, some.messages, some.answers, strict=True
-    ):
+    for row, counted, message, answer in zip(blocks.tokens, blocks.counted, some.messages, some.answers, strict=True):
         conversation = [{"role": "user", "content": message}, {"role": "assistant", "content": answer}]
         expected = tokenizer.apply_chat_template(conversation)["input_ids"]
         assert row[: len(expected)].tolist() == expected

@@ -241,24 +241,34 @@ class Chat:
         Returns:
             n texts without special tokens.
         """
-        from transformers import GenerationConfig
-
-        ends = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
-        ends = self.tokenizer.eos_token_id if ends is None else ends
-        padding = self.tokenizer.pad_token_id
-        if padding is None:
-            padding = ends[0] if isinstance(ends, list) else ends
-        # The checkpoint's own settings (temperature, penalties) would make an answer depend on more than the model.
-        greedy = GenerationConfig(
-            do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=padding, use_cache=True
-        )
-        mask = torch.ones(embedded.shape[:2], dtype=torch.long, device=embedded.device)
+        # Not by the model's generate: it takes over what the checkpoint says of sampling and penalties, and an answer
+        # would depend on more than the model.
+        ends = torch.tensor(self._ends, device=embedded.device)
+        columns: list[Tensor] = []
+        done = torch.zeros(len(embedded), dtype=torch.bool, device=embedded.device)
+        arguments: dict[str, Any] = {"inputs_embeds": embedded}
         with torch.no_grad():
-            made = self.model.generate(inputs_embeds=embedded, attention_mask=mask, generation_config=greedy)
-        return list(self.tokenizer.batch_decode(made, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+            while len(columns) < max_new_tokens and not bool(done.all()):
+                if self._can_keep:
+                    arguments["logits_to_keep"] = 1
+                found = self.model(**arguments, use_cache=True)
+                chosen = found.logits[:, -1].argmax(dim=1)
+                columns.append(chosen)
+                done |= torch.isin(chosen, ends)
+                arguments = {"input_ids": chosen[:, None], "past_key_values": found.past_key_values}
+        rows = torch.stack(columns, dim=1).tolist() if columns else [[] for _ in embedded]
+        cut = [row[: next((k for k, token in enumerate(row) if token in self._ends), len(row))] for row in rows]
+        return list(self.tokenizer.batch_decode(cut, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        """Tokens that end an answer: some chat models have several, and say so beside their weights."""
+        stated = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
+        stated = self.tokenizer.eos_token_id if stated is None else stated
+        return [] if stated is None else list(stated) if isinstance(stated, (list, tuple)) else [stated]
 
     def forward(self, keep: int, **arguments: Any) -> Tensor:
-        """Float32 logits of the last positions.
+        """Logits of the last positions, float32 where the model is of less.
 
         >>> chat.forward(1, input_ids=tokens).shape
         torch.Size([2, 1, 223])
@@ -273,7 +283,8 @@ class Chat:
         if self._can_keep:
             arguments["logits_to_keep"] = keep
         logits = self.model(**arguments).logits
-        return cast(Tensor, logits[:, -keep:].float())
+        kept = cast(Tensor, logits[:, -keep:])
+        return kept if kept.dtype == torch.float64 else kept.float()
 
     @cached_property
     def _can_keep(self) -> bool:
