@@ -318,6 +318,17 @@ def test_an_answer_ends_at_any_of_the_tokens_that_the_checkpoint_names() -> None
     assert cut.answers([REQUEST], max_new_tokens=6) == [" ".join(words[:2])]
 
 
+def test_an_answer_ends_where_the_context_does() -> None:
+    chat = grammar_chat(13)
+    chat.model.generation_config.eos_token_id = [0]
+    endless = Chat(chat.model, chat.tokenizer)
+    long = " ".join([REQUEST, *["walk"] * 40])  # 52 tokens of 64 with those around it
+    (answer,) = endless.answers([long], max_new_tokens=50)
+    assert len(chat.encode(endless.render(long))) + len(answer.split()) <= 65
+    with pytest.raises(ValueError, match="expected prompts of at most 64 tokens for model, got 7"):
+        endless.answers([" ".join([REQUEST, *["walk"] * 60])])
+
+
 def test_states_are_those_of_the_last_token() -> None:
     chat = grammar_chat(13)
     found = chat.states([REQUEST, OTHER])

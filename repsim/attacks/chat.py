@@ -236,11 +236,21 @@ class Chat:
 
         Args:
             embedded: [n, t, d].
-            max_new_tokens: after which an answer is cut.
+            max_new_tokens: after which an answer is cut; it is cut earlier where the model's context ends.
 
         Returns:
             n texts without special tokens.
+
+        Raises:
+            ValueError: a prompt that is longer than the model's context.
         """
+        limit = getattr(self.model.config, "max_position_embeddings", None)
+        if isinstance(limit, int):
+            if embedded.shape[1] > limit:
+                raise ValueError(
+                    f"[Chat] expected prompts of at most {limit} tokens for {self.name}, got {embedded.shape[1]}"
+                )
+            max_new_tokens = min(max_new_tokens, limit - embedded.shape[1] + 1)  # the last token is never read
         # Not by the model's generate: it takes over what the checkpoint says of sampling and penalties, and an answer
         # would depend on more than the model.
         ends = torch.tensor(self._ends, device=embedded.device)

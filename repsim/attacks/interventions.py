@@ -158,7 +158,7 @@ def soft_prompt(
         for step in range(config.steps):
             found = [task.soft_losses(vectors[None].to(dtype)) for task in tasks]
             loss = torch.stack([one[0] for one, _ in found]).mean()
-            losses.append(float(loss))
+            losses.append(float(loss.detach()))
             if not math.isfinite(losses[-1]):
                 raise ValueError(f"[soft_prompt] expected a finite loss, got {losses[-1]} at step {step + 1}")
             now = [bool(match[0]) for _, match in found]
