@@ -20,12 +20,9 @@ STUDIES: dict[str, str] = {
     "data_overlap": "repsim.experiments.data_overlap",
     "task_overlap": "repsim.experiments.task_overlap",
     "data_task_factorial": "repsim.experiments.data_task_factorial",
-    "jailbreak_transfer": "repsim.experiments.jailbreak_transfer",
 }
-# What runs without a name: minutes, on data that comes with the package.
-DEFAULT = ("data_overlap", "task_overlap", "data_task_factorial")
 
-__all__ = ["DEFAULT", "STUDIES", "Study", "load"]
+__all__ = ["STUDIES", "Study", "load"]
 
 
 class Study(Protocol):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from repsim.experiments import DEFAULT, STUDIES, load
+from repsim.experiments import STUDIES, load
 from repsim.records import RunError
 from repsim.terminal import Parser, count
 
@@ -22,7 +22,7 @@ PROGRAM = "python -m repsim.experiments"
 DEFAULT_PRESET = "quick"
 USAGE = f"""usage: {PROGRAM} [COMMAND]
 
-Without a command: {", ".join(DEFAULT)} at preset {DEFAULT_PRESET}, to one page in ./repsim-runs.
+Without a command: every study at preset {DEFAULT_PRESET}, to one page in ./repsim-runs.
 
   list                       the studies and their presets
   plan [NAME ...] [FLAGS]    cells, models and estimated time of a run
@@ -65,7 +65,7 @@ def parse(arguments: Sequence[str]) -> Request:
     Raises: RunError, one line, for an unknown command, study, preset or flag, or a value of the wrong kind.
     """
     if not arguments:
-        return Request("run", DEFAULT)
+        return Request("run", tuple(STUDIES))
     command, rest = arguments[0], list(arguments[1:])
     if command in ("-h", "--help", "help"):
         return Request("help")
@@ -91,7 +91,7 @@ def _parse_studies(command: str, arguments: list[str]) -> Request:
     if command == "run" and len(names) != 1 and not {"-h", "--help"} & set(flags):
         got = " ".join(names) or "none"
         raise RunError(f"run needs one study before the flags, {' | '.join(STUDIES)} | all, got {got}")
-    chosen = tuple(STUDIES) if "all" in names else tuple(dict.fromkeys(load(name).NAME for name in names)) or DEFAULT
+    chosen = tuple(STUDIES) if not names or "all" in names else tuple(dict.fromkeys(load(name).NAME for name in names))
     parser = Parser(prog=f"{PROGRAM} {command} {' '.join(names)}", allow_abbrev=False, add_help=True)
     parser.add_argument("--preset", default=DEFAULT_PRESET, help="smoke, quick or paper (default: %(default)s)")
     parser.add_argument("--workers", type=count, help="processes (default: chosen for the machine)")
