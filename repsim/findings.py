@@ -21,9 +21,11 @@ LABELS = {
     "mutual_knn": "Mutual kNN",
     "cknna": "CKNNA",
     "transfer_auc": "Attack transfer",
+    "prediction_agreement": "Agreement of predictions",
+    "same_mistake": "Agreement where both are wrong",
 }
-FACTORS = {"alpha": "data overlap α", "shared": "shared attributes"}
-WHAT = {"alpha": "data overlap", "shared": "shared attributes"}
+FACTORS = {"alpha": "data overlap α", "shared": "shared attributes", "corpora": "corpus overlap"}
+WHAT = {"alpha": "data overlap", "shared": "shared attributes", "corpora": "corpus overlap"}
 
 
 @dataclass(frozen=True)

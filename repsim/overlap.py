@@ -204,6 +204,90 @@ def class_overlap(classes: int, alpha: float, *, seed: int, per_model: int | Non
     return ClassSplit(tuple(order[:count]), tuple(second), alpha, shared / count, seed)
 
 
+@dataclass(frozen=True, eq=False)
+class CorpusSplit:
+    """Corpora and chunks of two language models; made by `corpus_overlap`.
+
+    Args:
+        first: int64 [m], sorted positions of the first model's chunks, the same for every overlap.
+        second: int64 [m], sorted.
+        corpora_first, corpora_second: which corpora they come from.
+        corpora: the share of corpora in common that was asked for.
+        alpha: the share of the chunks in common that was asked for, within a corpus that both have.
+        realised_corpora: corpora that both have / corpora of a model.
+        realised: |first and second| / m, over all corpora.
+        seed: what the split was drawn from.
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    corpora_first: tuple[int, ...]
+    corpora_second: tuple[int, ...]
+    corpora: float
+    alpha: float
+    realised_corpora: float
+    realised: float
+    seed: int
+
+
+def corpus_overlap(
+    chunks: np.ndarray, corpora: float, *, alpha: float = 1.0, seed: int, per_model: int | None = None
+) -> CorpusSplit:
+    """Two training sets of chunks of text that share a fraction of their corpora, and of the chunks in those.
+
+    Example:
+        chunks = np.repeat(np.arange(6), 14)                                # 6 corpora of 14 chunks each
+        split = corpus_overlap(chunks, 1 / 3, seed=0)                       # 3 corpora a model, 1 of them shared
+        split.first, split.second                                           # int64 [21] each, 7 in both
+        corpus_overlap(np.zeros(80, int), 1, alpha=0.5, per_model=1, seed=0).first          # 40 of 80 chunks, 20 shared
+
+    A model takes half of the chunks of each of its corpora. In a corpus that both have, the second model's half shares
+    a fraction alpha with the first one's; of a corpus that only one has, it shares nothing. So corpora and chunks, data
+    of one source and the very data, can be crossed.
+
+    Args:
+        chunks: integers [n], the corpus of every chunk; each corpus has as many, an even number.
+        corpora: shared fraction of the corpora in [0, 1].
+        alpha: shared fraction of the chunks of a shared corpus in [0, 1].
+        seed: a non-negative integer.
+        per_model: corpora of each model; None: half of them, rounded down.
+
+    Returns:
+        CorpusSplit; `first` depends on neither overlap, and both sets have the same size for all.
+
+    Raises:
+        TypeError, ValueError: fractions outside [0, 1]; corpora of different or odd numbers of chunks; too few corpora.
+    """
+    strata = _strata(chunks, "corpus_overlap")
+    counts = np.bincount(strata)
+    if len(set(counts.tolist())) > 1 or counts[0] % 2:
+        raise ValueError(
+            f"[corpus_overlap] expected as many chunks in each corpus, an even number, got {counts.tolist()}"
+        )
+    per_model = len(counts) // 2 if per_model is None else _whole(per_model, 1, "corpus_overlap", "per_model")
+    if len(counts) == 1:
+        owned = ClassSplit((0,), (0,), _fraction(corpora, "corpus_overlap"), 1.0, seed)
+        if per_model != 1 or corpora != 1:
+            raise ValueError("[corpus_overlap] expected corpora 1 and per_model 1 of a single corpus")
+    else:
+        owned = class_overlap(len(counts), corpora, seed=seed, per_model=per_model)
+    halves = data_overlap(strata, alpha, seed=seed)
+    first, second = (
+        part[np.isin(strata[part], own)] for part, own in ((halves.first, owned.first), (halves.second, owned.second))
+    )
+    return CorpusSplit(
+        first=first,
+        second=second,
+        corpora_first=owned.first,
+        corpora_second=owned.second,
+        corpora=owned.alpha,
+        alpha=halves.alpha,
+        realised_corpora=owned.realised,
+        realised=len(np.intersect1d(first, second)) / len(first),
+        seed=halves.seed,
+    )
+
+
 @dataclass(frozen=True)
 class TaskSplit:
     """The attributes two models learn on the same images; made by `task_overlap`.

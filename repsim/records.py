@@ -27,7 +27,9 @@ from pathlib import Path
 from typing import Any
 
 DISTRIBUTION = "repsim-exact"
-LIBRARIES = ("numpy", "scipy", "scikit-learn", "torch", "transformers", "safetensors", "pyarrow")
+LIBRARIES = (
+    "numpy", "scipy", "scikit-learn", "torch", "transformers", "tokenizers", "peft", "safetensors", "pyarrow",
+)  # fmt: skip
 FOLDERS = ("records", "failures", "artifacts", "models")
 LOCK = "lock"
 
@@ -397,6 +399,15 @@ class RunDirectory:
         """
         return self.path / "models" / f"{key}.safetensors"
 
+    def model_folder(self, key: str) -> Path:
+        """Where a model of many files lies, as transformers and peft write it, or what several models need.
+
+        Example: ``save(model, run.model_folder(key))``.
+
+        Parameters: ``key``, of its cell. Returns: the folder's path; a record with ``saved`` says that it was made.
+        """
+        return self.path / "models" / key
+
     def write_effects(self, effects: Sequence[Mapping[str, Any]]) -> None:
         """Write effects.json.
 
@@ -453,26 +464,31 @@ def table_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     Example: ``table_rows(record)[0]["value"]`` is the first measure at both models' last layers.
 
     Parameters: ``record``, as `RunDirectory.read` gives it.
-    Returns: key, study, kind, parameters, ``measure``, ``value`` and ``null`` (last layers), the corner of every
-    layer-by-layer matrix (z, p, ...), the result's other numbers (a list as its mean and as ``name.0``, ``name.1``),
-    and the transfer counts as ``first_to_second.8/255.joint_n``.
+    Returns: key, study, kind, parameters, ``view`` (of a pair that was compared in several), ``measure``, ``value`` and
+    ``null`` (last layers), the corner of every layer-by-layer matrix (z, p, ...), the result's other numbers (a list as
+    its mean and as ``name.0``, ``name.1``), and the transfer counts as ``first_to_second.8/255.joint_n``.
     """
     result = record["result"]
     if "similarity" not in result:
         return []
     shared = {name: record[name] for name in ("key", "study", "kind")} | _flat(record["params"])
-    numbers = _flat({name: item for name, item in result.items() if name not in ("similarity", "transfer")})
+    numbers = _flat({name: item for name, item in result.items() if name not in ("similarity", "views", "transfer")})
     for direction, curve in (result.get("transfer") or {}).items():
         for point in curve:
             counts = {name: item for name, item in point.items() if name != "epsilon"}
             numbers |= _flat(counts, f"{direction}.{round(255 * point['epsilon'], 6):g}/255.")
     rows = []
-    for measure, found in result["similarity"].items():
-        entry = {name: item for name, item in found.items() if name not in ("values", "last", "last_null")}
-        corners = {name: item[-1][-1] if _is_matrix(item) else item for name, item in entry.items()}
-        value = found["last"] if "last" in found else found["values"][-1][-1]
-        row = {**shared, "measure": measure, "value": value, "null": found.get("last_null"), **_flat(corners)}
-        rows.append(row | {name if name not in row else f"result.{name}": item for name, item in numbers.items()})
+    views = {"": result["similarity"]} | {
+        name: view["similarity"] for name, view in (result.get("views") or {}).items()
+    }
+    for view, similarity in views.items():
+        named = {**shared, "view": view} if view else shared
+        for measure, found in similarity.items():
+            entry = {name: item for name, item in found.items() if name not in ("values", "last", "last_null")}
+            corners = {name: item[-1][-1] if _is_matrix(item) else item for name, item in entry.items()}
+            value = found["last"] if "last" in found else found["values"][-1][-1]
+            row = {**named, "measure": measure, "value": value, "null": found.get("last_null"), **_flat(corners)}
+            rows.append(row | {name if name not in row else f"result.{name}": item for name, item in numbers.items()})
     return rows
 
 

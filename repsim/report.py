@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from repsim import figures, statistics, theme
+from repsim import figures, language_figures, statistics, theme
 from repsim.findings import (
     FACTORS,
     LABELS,
@@ -81,8 +81,13 @@ def render(
         )
     )
     template = theme.environment().get_template("page.html.j2")
-    sections = [_section(study_of(str(name), records), rows, records, failures, artifacts) for name in names]
-    claimed = {sheet["name"] for section in sections for sheet in section["sheets"]}
+    sections = [
+        language_figures.section(str(name), rows, records, failures)
+        if language_figures.is_language(str(name), records)
+        else _section(study_of(str(name), records), rows, records, failures, artifacts)
+        for name in names
+    ]
+    claimed = {sheet["name"] for section in sections for sheet in section.get("sheets", ())}
     done, planned = len(records), len(cells) if cells is not None else None
     return template.render(
         palette=theme.palette(),
@@ -308,7 +313,7 @@ def _row_label(row: Record) -> str:
 
 def _effect_row(row: Record) -> dict[str, str]:
     grade, _ = sentence(row)
-    title = TITLES.get(str(row["study"]), (str(row["study"]), ""))[0]
+    title = (TITLES | language_figures.TITLES).get(str(row["study"]), (str(row["study"]), ""))[0]
     low, high = finite(row.get("low")), finite(row.get("high"))
     return {
         "study": title,

@@ -20,9 +20,21 @@ STUDIES: dict[str, str] = {
     "data_overlap": "repsim.experiments.data_overlap",
     "task_overlap": "repsim.experiments.task_overlap",
     "data_task_factorial": "repsim.experiments.data_task_factorial",
+    "gpt_data_overlap": "repsim.experiments.gpt_data_overlap",
+    "gpt_corpus_overlap": "repsim.experiments.gpt_corpus_overlap",
+    "gpt_data_corpus_factorial": "repsim.experiments.gpt_data_corpus_factorial",
+    "llm_finetune_overlap": "repsim.experiments.llm_finetune_overlap",
+    "finetune_ladder": "repsim.experiments.finetune_ladder",
 }
+# Studies that run when they or their group are named; the others are the default run, which takes minutes.
+GROUPS: dict[str, tuple[str, ...]] = {
+    "language": (
+        "gpt_data_overlap", "gpt_corpus_overlap", "gpt_data_corpus_factorial", "llm_finetune_overlap",
+        "finetune_ladder",
+    ),
+}  # fmt: skip
 
-__all__ = ["STUDIES", "Study", "load"]
+__all__ = ["GROUPS", "STUDIES", "Study", "chosen", "load"]
 
 
 class Study(Protocol):
@@ -41,6 +53,20 @@ class Study(Protocol):
 
     def effects(self, records: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
         """The study's effects from its finished records, ordered by key."""
+
+
+def chosen(words: Sequence[str]) -> tuple[str, ...]:
+    """The studies that names and groups of them stand for, each once.
+
+    Example: ``chosen(["language"])``; "all" is every study, "default" those of no group.
+
+    Parameters: ``words``, names of studies, or of GROUPS, "all" or "default".
+    Returns: names, registered. Raises: as `load`.
+    """
+    grouped = {name for names in GROUPS.values() for name in names}
+    groups = {**GROUPS, "all": tuple(STUDIES), "default": tuple(name for name in STUDIES if name not in grouped)}
+    named = [name for word in words for name in (groups[word] if word in groups else (load(word).NAME,))]
+    return tuple(dict.fromkeys(named))
 
 
 def load(name: str) -> Study:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from repsim.experiments import STUDIES, load
+from repsim.experiments import STUDIES, chosen, load
 from repsim.experiments.command import PROGRAM, USAGE, Request, configurations, machine_share, parse, restore
 from repsim.experiments.sweep import Cell, Forecast, Update, execute
 from repsim.records import RunDirectory, RunError, environment, now, without_home
@@ -69,7 +69,7 @@ def _run(request: Request, words: Sequence[str]) -> int:
 
 
 def _new_directory(request: Request) -> Path:
-    what = [] if set(request.names) == set(STUDIES) else list(request.names)
+    what = [] if request.names == chosen(["default"]) else list(request.names)
     name = "-".join([*what, request.preset, time.strftime("%Y%m%d-%H%M%S")])
     folder = Path("repsim-runs")
     taken = (f"-{number}" if number > 1 else "" for number in range(1, 1000))

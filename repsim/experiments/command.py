@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from repsim.experiments import STUDIES, load
+from repsim.experiments import GROUPS, STUDIES, chosen, load
 from repsim.records import RunError
 from repsim.terminal import Parser, count
 
@@ -22,11 +22,12 @@ PROGRAM = "python -m repsim.experiments"
 DEFAULT_PRESET = "quick"
 USAGE = f"""usage: {PROGRAM} [COMMAND]
 
-Without a command: every study at preset {DEFAULT_PRESET}, to one page in ./repsim-runs.
+Without a command: `run default`, the studies of no group, at preset {DEFAULT_PRESET}, to one page in ./repsim-runs.
 
   list                       the studies and their presets
   plan [NAME ...] [FLAGS]    cells, models and estimated time of a run
-  run NAME|all [FLAGS]       train, compare, attack, and write the page; `run NAME --help` lists the flags
+  run NAME [FLAGS]           train, compare, attack, and write the page; `run NAME --help` lists the flags;
+                             NAME is a study, a group ({", ".join(GROUPS)}), default, or all
   resume DIR                 go on with a stopped run; what is finished is not done again
   retry-failed DIR           do the failed cells again, and those skipped because of them
   status DIR                 finished, failed and pending cells, time left
@@ -65,7 +66,7 @@ def parse(arguments: Sequence[str]) -> Request:
     Raises: RunError, one line, for an unknown command, study, preset or flag, or a value of the wrong kind.
     """
     if not arguments:
-        return Request("run", tuple(STUDIES))
+        return Request("run", chosen(["default"]))
     command, rest = arguments[0], list(arguments[1:])
     if command in ("-h", "--help", "help"):
         return Request("help")
@@ -90,8 +91,9 @@ def _parse_studies(command: str, arguments: list[str]) -> Request:
     names, flags = arguments[:split], arguments[split:]
     if command == "run" and len(names) != 1 and not {"-h", "--help"} & set(flags):
         got = " ".join(names) or "none"
-        raise RunError(f"run needs one study before the flags, {' | '.join(STUDIES)} | all, got {got}")
-    chosen = tuple(STUDIES) if not names or "all" in names else tuple(dict.fromkeys(load(name).NAME for name in names))
+        known = " | ".join([*STUDIES, *GROUPS, "default", "all"])
+        raise RunError(f"run needs one study before the flags, {known}, got {got}")
+    studies = chosen(names or ["default"])
     parser = Parser(prog=f"{PROGRAM} {command} {' '.join(names)}", allow_abbrev=False, add_help=True)
     parser.add_argument("--preset", default=DEFAULT_PRESET, help="smoke, quick or paper (default: %(default)s)")
     parser.add_argument("--workers", type=count, help="processes (default: chosen for the machine)")
@@ -101,17 +103,19 @@ def _parse_studies(command: str, arguments: list[str]) -> Request:
     else:
         parser.add_argument("--cells", action="store_true", dest="every_cell", help="list every cell, too")
     taken = {action.dest for action in parser._actions}
-    shared = _shared_fields(chosen)
-    flags_of_fields = parser.add_argument_group("fields of the study's Config" if len(chosen) == 1 else "shared fields")
+    shared = _shared_fields(studies)
+    flags_of_fields = parser.add_argument_group(
+        "fields of the study's Config" if len(studies) == 1 else "shared fields"
+    )
     for entry, kind in shared.values():
         if entry.name in taken:
             raise ValueError(f"[parse] expected Config fields that are no general flags, got {entry.name}")
         _add_flag(flags_of_fields, entry, kind)
-    _explain_unshared(flags, chosen, shared)
+    _explain_unshared(flags, studies, shared)
     values = parser.parse(flags)
     overrides = {name: values.pop(name) for name in list(values) if name in shared}
     overrides = {name: tuple(value) if isinstance(value, list) else value for name, value in overrides.items()}
-    return Request(command, chosen, overrides=overrides, **values)
+    return Request(command, studies, overrides=overrides, **values)
 
 
 def _shared_fields(names: Sequence[str]) -> dict[str, tuple[dataclasses.Field[Any], Any]]:

@@ -26,6 +26,7 @@ from repsim.experiments.sweep import Cell
 from repsim.records import RunDirectory, write_atomic
 
 if TYPE_CHECKING:
+    from repsim.compare import Comparison
     from repsim.data.images import LabelledImages
 
 MEASURES = ("cka", "cka_rbf", "mutual_knn", "cknna")
@@ -309,19 +310,7 @@ def _compare(cell: Cell, run: RunDirectory) -> dict[str, Any]:
     result: dict[str, Any] = {
         "layers_first": list(layers[0]),
         "layers_second": list(layers[1]),
-        "similarity": {
-            measure: {
-                "values": grid.values,
-                "null_mean": grid.null_mean,
-                "null_sd": grid.null_sd,
-                "z": grid.z,
-                "p": grid.p,
-                "last": grid.values[-1, -1],
-                "last_null": grid.null_mean[-1, -1],
-                "options": grid.options,
-            }
-            for measure, grid in table.grids.items()
-        },
+        "similarity": similarity_of(table),
         "accuracy_first": vision.evaluate(models[0], sides[0]),
         "accuracy_second": vision.evaluate(models[1], sides[1]),
     }
@@ -333,6 +322,23 @@ def _compare(cell: Cell, run: RunDirectory) -> dict[str, Any]:
             **_transfer(models, sides, params),
         }
     return result
+
+
+def similarity_of(table: Comparison) -> dict[str, dict[str, Any]]:
+    """What a record keeps of a comparison: by measure, matrices of layers and the corner of both last layers."""
+    return {
+        measure: {
+            "values": grid.values,
+            "null_mean": grid.null_mean,
+            "null_sd": grid.null_sd,
+            "z": grid.z,
+            "p": grid.p,
+            "last": grid.values[-1, -1],
+            "last_null": grid.null_mean[-1, -1],
+            "options": grid.options,
+        }
+        for measure, grid in table.grids.items()
+    }
 
 
 def _transfer(models: Sequence[Any], sides: Sequence[LabelledImages], params: Mapping[str, Any]) -> dict[str, Any]:
@@ -432,35 +438,51 @@ def effects_of(
         return []
     seeds = np.array([pair["params"]["seed"] for pair in pairs])
     levels = {name: np.array([float(pair["params"][name]) for pair in pairs]) for name in factors}
-    found: list[dict[str, Any]] = []
-    for name in (*MEASURES, TRANSFER):
-        y = np.array([outcome(pair, name) for pair in pairs])
-        kept = np.isfinite(y)
-        for factor, unit in factors.items():
-            others = [levels[other][kept] for other in factors if other != factor]
-            stratum = np.stack(others, axis=1) if others else None
-            found += _tried(
-                study, name, factor, unit, lambda x, t, s, y=y, k=kept: statistics.slope(x, y[k], s, stratum=t),
-                levels[factor][kept], stratum, seeds[kept],
-            )  # fmt: skip
-        if len(factors) == 2:
-            whole = kept & _with_every_cell(seeds, list(levels.values()), kept)
-            columns = [*(level[whole] for level in levels.values()), y[whole], seeds[whole]]
-            found += _tried(
-                study, name, "interaction", "in the data effect, per shared attribute", statistics.interaction, *columns
-            )
+    outcomes = {name: np.array([outcome(pair, name) for pair in pairs]) for name in (*MEASURES, TRANSFER)}
+    units = {**factors, "interaction": "in the data effect, per shared attribute"}
+    found = slopes_of(study, outcomes, levels, seeds, units)
     transfer = np.array([outcome(pair, TRANSFER) for pair in pairs])
     for name in MEASURES:
         x = np.array([outcome(pair, name) for pair in pairs])
         kept = np.isfinite(transfer) & np.isfinite(x)
         x, stratum = x[kept], np.stack([level[kept] for level in levels.values()], axis=1)
-        found += _tried(
+        found += tried(
             study, TRANSFER, f"correlation:{name}", "Spearman", statistics.correlation, x, transfer[kept], seeds[kept]
         )
-        found += _tried(
+        found += tried(
             study, TRANSFER, f"within:{name}", "Spearman", statistics.within, x, transfer[kept], stratum, seeds[kept]
         )
     return statistics.adjust(found)
+
+
+def slopes_of(
+    study: str,
+    outcomes: Mapping[str, np.ndarray],
+    levels: Mapping[str, np.ndarray],
+    seeds: np.ndarray,
+    units: Mapping[str, str],
+) -> list[dict[str, Any]]:
+    """For every outcome its slope on every factor, each at fixed levels of the other one, and their interaction.
+
+    Parameters: ``outcomes`` and ``levels``, float [pairs] by name, NaN where an outcome is missing; ``seeds`` [pairs];
+    ``units`` by factor, and of the "interaction" where there are two factors.
+    """
+    found: list[dict[str, Any]] = []
+    for name, y in outcomes.items():
+        kept = np.isfinite(y)
+        for factor in levels:
+            others = [levels[other][kept] for other in levels if other != factor]
+            stratum = np.stack(others, axis=1) if others else None
+
+            def slope(x: Any, stratum: Any, seeds: Any, y: np.ndarray = y[kept]) -> statistics.Estimate:
+                return statistics.slope(x, y, seeds, stratum=stratum)
+
+            found += tried(study, name, factor, units[factor], slope, levels[factor][kept], stratum, seeds[kept])
+        if len(levels) == 2:
+            whole = kept & _with_every_cell(seeds, list(levels.values()), kept)
+            columns = [*(level[whole] for level in levels.values()), y[whole], seeds[whole]]
+            found += tried(study, name, "interaction", units["interaction"], statistics.interaction, *columns)
+    return found
 
 
 def _with_every_cell(seeds: np.ndarray, levels: list[np.ndarray], kept: np.ndarray) -> np.ndarray:
@@ -470,7 +492,7 @@ def _with_every_cell(seeds: np.ndarray, levels: list[np.ndarray], kept: np.ndarr
     return np.isin(seeds, whole)
 
 
-def _tried(
+def tried(
     study: str, name: str, factor: str, unit: str, estimator: Callable[..., Any], *columns: Any
 ) -> list[dict[str, Any]]:
     """One effect, or a row that says why there is none: a constant measure must not cost the others."""

@@ -20,6 +20,9 @@ from typing import Any, cast
 from repsim.experiments.worker import Outcome, Worker
 from repsim.records import RunDirectory, RunError, content_key
 
+# Kinds of cells that belong to no study; "tokens" are what language models are trained on.
+SHARED = ("model", "tokens")
+
 
 @dataclass(frozen=True, eq=False)
 class Cell:
@@ -28,7 +31,7 @@ class Cell:
     Example: ``Cell("data_overlap", "pair", {"seed": 0, "first": a.key, "second": b.key}, needs=(a.key, b.key))``.
 
     Parameters: ``params``, JSON values that say all the result depends on; ``needs``, keys of cells to finish before.
-    ``key`` follows from kind and params, and from the study unless the kind is "model": a model that two studies
+    ``key`` follows from kind and params, and from the study unless the kind is one of SHARED: a model that two studies
     describe alike is trained once.
     """
 
@@ -39,7 +42,7 @@ class Cell:
     key: str = field(init=False)
 
     def __post_init__(self) -> None:
-        owner = {} if self.kind == "model" else {"study": self.study}
+        owner = {} if self.kind in SHARED else {"study": self.study}
         object.__setattr__(self, "key", content_key({**owner, "kind": self.kind, "params": self.params}))
         # A worker, a resumed run and the first run must see the same values: those that JSON gives back.
         object.__setattr__(self, "params", json.loads(json.dumps(self.params)))
@@ -271,7 +274,10 @@ class _Ledger:
 
 
 def _lost_weights(run: RunDirectory, key: str) -> bool:
-    return "weights" in run.read(key)["result"] and not run.model_path(key).is_file()
+    result = run.read(key)["result"]
+    if "saved" in result:
+        return not (run.path / result["saved"]).is_dir()
+    return "weights" in result and not run.model_path(key).is_file()
 
 
 def _identity(cell: Cell) -> dict[str, Any]:

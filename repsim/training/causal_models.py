@@ -162,7 +162,7 @@ def with_adapters(model: Any, *, rank: int, alpha: float, dropout: float) -> Any
     from transformers.pytorch_utils import Conv1D
 
     settings = peft.LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear", task_type="CAUSAL_LM",  # type: ignore[arg-type]
+        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear", task_type="CAUSAL_LM",
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
     )  # fmt: skip
     return peft.get_peft_model(model, settings)

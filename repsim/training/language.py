@@ -30,7 +30,18 @@ from repsim.training.training_state import TrainingState, capture, read_state, t
 if TYPE_CHECKING:
     from repsim.data.tokens import TokenBlocks
 
-__all__ = ["LanguageConfig", "Trained", "build", "evaluate", "inner", "load", "save", "train", "unigram_loss"]
+__all__ = [
+    "LanguageConfig",
+    "Trained",
+    "build",
+    "evaluate",
+    "inner",
+    "load",
+    "predictions",
+    "save",
+    "train",
+    "unigram_loss",
+]
 
 TUNINGS = ("scratch", "full", "lora")
 SCHEDULES = ("cosine", "constant")
@@ -397,6 +408,21 @@ def evaluate(model: Any, data: TokenBlocks, batch_size: int = 16) -> float:
         total += float(_summed(logits, targets))
         counted += int((targets >= 0).sum())
     return total / counted
+
+
+def predictions(model: Any, data: TokenBlocks, batch_size: int = 16) -> np.ndarray:
+    """The likeliest token behind every position but the last, in eval mode.
+
+    >>> predictions(trained.model, blocks).shape        # blocks of 128 tokens
+    (812, 127)
+
+    Args:
+        model, data, batch_size: as in `evaluate`.
+
+    Returns:
+        int64 [n, t - 1].
+    """
+    return np.concatenate([logits[:, :-1].argmax(2).cpu().numpy() for logits, _ in _logits(model, data, batch_size)])
 
 
 def _logits(model: Any, data: TokenBlocks, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
