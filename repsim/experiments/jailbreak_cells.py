@@ -153,9 +153,14 @@ def _train(cell: Cell, run: RunDirectory) -> dict[str, Any]:
         )
         trained = language.train(config, taught.blocks(), state=state)
         whole = True
-    result: dict[str, Any] = {"weights": str(state.name), "loss": trained.loss, "curve": trained.curves["loss"][::10]}
-    if whole:
-        language.save(trained.model, run.model_folder(cell.key), tokenizer=instructions.tokenizer())
+    result: dict[str, Any] = {"loss": trained.loss, "curve": trained.curves["loss"][::10]}
+    if not whole:
+        result["weights"] = state.name  # what others fork from
+    else:
+        folder = run.model_folder(cell.key)
+        language.save(trained.model, folder, tokenizer=instructions.tokenizer())
+        state.unlink(missing_ok=True)
+        result["saved"] = str(folder.relative_to(run.path))
         found = accuracy(_chat(run, cell.key), params["phase"])
         right = min(found.values()) >= LEARNED
         reason = trained.reason or ("" if right else f"right about {found} of its requests, expected {LEARNED} of each")
