@@ -35,9 +35,9 @@ _LINES = (  # field of a direction's counts, what it counts of, name, colour, da
 _BLOCKS = {  # title and caption of every group of figures
     "transfer": (
         "How far a suffix carries",
-        "Suffixes searched by GCG on either model of a pair, for requests that both refuse; means over seeds, shaded: "
-        "95 % intervals. Exact: the right answer to the forbidden request, word for word. No refusal also counts "
-        "answers to something else. The horizontal axis is the share of pre-training that the two have in common: "
+        "Suffixes searched by GCG on one model of a pair and tried on both, for requests that both refuse; means over "
+        "seeds, shaded: 95 % intervals. Exact: the right answer to the forbidden request, word for word. No refusal "
+        "also counts answers to something else. The horizontal axis is the share of pre-training that the two have in common: "
         "0 is two independent models, 1 is one base, fine-tuned twice.",
     ),
     "similarity": (
@@ -49,7 +49,7 @@ _BLOCKS = {  # title and caption of every group of figures
     "scatter": (
         "Do alike models fall together?",
         "One mark for each pair: the share of exact answers that the other’s suffixes bring, less that of random "
-        "words, both directions together.",
+        "words.",
     ),
     "heatmap": (
         "Layer by layer, CKA",
@@ -94,7 +94,7 @@ def _with_score(record: Record) -> Record:
 
 
 def rate(records: Sequence[Record], field: str, among: str) -> statistics.Estimate | None:
-    """A share of counts over both directions, as the mean over seeds.
+    """A share of counts over the directions that were tried, as the mean over seeds.
 
     Example: `rate(study.at(fork=0.5), "victim_exact", "joint_n").value`.
 

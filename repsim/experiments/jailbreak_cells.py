@@ -100,7 +100,7 @@ def pair_cell(
         "compare": {"measures": list(MEASURES), "k": config.k, "permutations": config.permutations},
         "target_words": config.target_words,
     }  # fmt: skip
-    return Cell(study, "pair", params, needs=(*models, *attacks))
+    return Cell(study, "pair", params, needs=(*models, *filter(None, attacks)))
 
 
 def _attack(config: Any, behaviours: int) -> dict[str, Any]:
@@ -259,10 +259,12 @@ def _compare(cell: Cell, run: RunDirectory) -> dict[str, Any]:
     table = compare(
         *layers, measures=asked["measures"], k=asked["k"], permutations=asked["permutations"], seed=params["seed"]
     )
-    searches = [run.read(params[f"attack_{side}"]) for side in (FIRST, SECOND)]
     directions, transcripts = {}, []
     for name, source, victim in (("first_to_second", 0, 1), ("second_to_first", 1, 0)):
-        directions[name], example = transfer(chats[source], chats[victim], searches[source], params["target_words"])
+        key = params[f"attack_{(FIRST, SECOND)[source]}"]
+        if not key:
+            continue  # nothing was searched on it
+        directions[name], example = transfer(chats[source], chats[victim], run.read(key), params["target_words"])
         transcripts.append({"direction": name, **example})
     return {
         "layers_first": list(layers[0]),
@@ -340,7 +342,7 @@ def _judged(chat: Chat, asked: Sequence[Request], messages: Sequence[str], targe
 
 
 def outcomes(directions: Sequence[Mapping[str, int]]) -> dict[str, float | None]:
-    """The pair's rates over both directions; transfer less what random suffixes reach, None where nothing counts."""
+    """The pair's rates over its directions; transfer less what random suffixes reach, None where nothing counts."""
 
     def rate(top: str, bottom: str) -> float | None:
         n = sum(one[bottom] for one in directions)

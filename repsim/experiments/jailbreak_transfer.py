@@ -43,6 +43,9 @@ class Config:
     learning_rate: float = field(default=3e-3, metadata={"help": "of the first phase; a third of it in the second"})
     behaviours: int = field(default=16, metadata={"help": "refused requests that are attacked on every model"})
     suffix_tokens: int = field(default=10, metadata={"help": "words of a suffix"})
+    both_directions: bool = field(
+        default=False, metadata={"help": "search suffixes on the second models, too, not only on the first"}
+    )
     task_words: bool = field(
         default=False, metadata={"help": "let suffixes hold verbs and objects: then they may ask for something else"}
     )
@@ -91,21 +94,22 @@ PRESETS = {
 
 
 def cells(config: Config) -> list[Cell]:
-    """For every seed a first model, a second for each fork and overlap, attacks on all, and the pairs with the first.
+    """For every seed a first model, a second one for each fork and overlap, attacks, and the pairs with the first.
 
     The first model's pre-training is cut at the forks; a second one leaves it there with an order of its own. The
-    first model and what is searched on it serve every pair of the seed.
+    first model and the suffixes found on it serve every pair of the seed: within a seed the attack is one and the same,
+    and only the model on which it is tried is another.
     """
     made: list[Cell] = []
     for seed in range(config.seeds):
         models = model_cells(NAME, config, seed)
         made += models.trainings
-        attacks = {key: attack_cell(NAME, config, seed, key) for key in (models.first, *models.second.values())}
+        sources = [models.first, *(models.second.values() if config.both_directions else ())]
+        attacks = {key: attack_cell(NAME, config, seed, key) for key in sources}
         made += attacks.values()
+        searched = {key: attacks[key].key if key in attacks else "" for key in (models.first, *models.second.values())}
         made += [
-            pair_cell(
-                NAME, config, seed, (models.first, key), (attacks[models.first].key, attacks[key].key), fork, overlap
-            )
+            pair_cell(NAME, config, seed, (models.first, key), (searched[models.first], searched[key]), fork, overlap)
             for (fork, overlap), key in models.second.items()
         ]
         if config.methods:
