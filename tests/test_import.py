@@ -55,8 +55,9 @@ STUDY: dict[str, set[str]] = {
     "records": set(),
     "findings": {"statistics"},
     "figures": {"statistics", "findings"},
+    "jailbreak_figures": {"statistics", "findings", "figures"},
     "theme": set(),
-    "report": {"records", "statistics", "findings", "figures", "theme"},
+    "report": {"records", "statistics", "findings", "figures", "jailbreak_figures", "theme"},
 }
 BETWEEN: dict[str, set[str]] = {
     "activations": {"arrays", "interchange", "store"},

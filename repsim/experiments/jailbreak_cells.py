@@ -58,7 +58,7 @@ def model_cells(study: str, config: Any, seed: int) -> ModelCells:
     def finetune(role: str, parent: str, share: float, order: int) -> str:
         params = {
             "phase": 2, "seed": seed, "role": role, "size": size, "steps": config.finetuning_steps, "parent": parent,
-            "order": order, "rate": config.learning_rate / 3, "overlap": share, "lessons": _hash(2, seed),
+            "order": order, "rate": config.learning_rate / 6, "overlap": share, "lessons": _hash(2, seed),
         }  # fmt: skip
         cell = Cell(study, "model", params, needs=(parent,))
         made[cell.key] = cell

@@ -35,21 +35,21 @@ class Config:
     overlap: tuple[float, ...] = field(
         default=(0.0, 1.0), metadata={"help": "share of the fine-tuning examples that two models have in common"}
     )
-    seeds: int = field(default=3, metadata={"help": "independent repetitions; each trains models of its own"})
+    seeds: int = field(default=4, metadata={"help": "independent repetitions; each trains models of its own"})
     width: int = field(default=128, metadata={"help": "features of the transformer"})
     layers: int = field(default=2, metadata={"help": "layers of the transformer"})
     pretraining_steps: int = field(default=700, metadata={"help": "steps of the first phase, 16 examples each"})
     finetuning_steps: int = field(default=200, metadata={"help": "steps of the second phase, 16 examples each"})
-    learning_rate: float = field(default=3e-3, metadata={"help": "of the first phase; a third of it in the second"})
+    learning_rate: float = field(default=3e-3, metadata={"help": "of the first phase; a sixth of it in the second"})
     behaviours: int = field(default=16, metadata={"help": "refused requests that are attacked on every model"})
-    suffix_tokens: int = field(default=10, metadata={"help": "words of a suffix"})
+    suffix_tokens: int = field(default=14, metadata={"help": "words of a suffix"})
     both_directions: bool = field(
         default=False, metadata={"help": "search suffixes on the second models, too, not only on the first"}
     )
     task_words: bool = field(
         default=False, metadata={"help": "let suffixes hold verbs and objects: then they may ask for something else"}
     )
-    attack_steps: int = field(default=40, metadata={"help": "steps of GCG at most"})
+    attack_steps: int = field(default=60, metadata={"help": "steps of GCG at most"})
     candidates: int = field(default=128, metadata={"help": "candidates that GCG evaluates in a step"})
     top_k: int = field(default=64, metadata={"help": "words by gradient, of which GCG draws in each place"})
     target_words: int = field(default=4, metadata={"help": "words of the right answer that a search aims at"})

@@ -7,7 +7,9 @@ different generators, so searches are compared as samples over seeds, single los
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,15 +28,33 @@ pytestmark = pytest.mark.skipif(bool(REASON), reason=REASON)
 REQUEST, START, STEPS, WIDTH, TOP, SEEDS = "say cat", " x x x x x x", 10, 32, 32, 6
 
 
-@pytest.fixture(autouse=True)
-def left_as_it_was() -> Iterator[None]:
-    """nanoGCG seeds every generator there is and makes torch deterministic for good."""
+@pytest.fixture(scope="module")
+def chat() -> Chat:
+    return byte_pair_chat(3)
+
+
+@pytest.fixture(scope="module")
+def target(chat: Chat) -> str:
+    """A word that some suffixes bring and others do not: what the model says to one of them."""
+    return chat.answers([REQUEST + " mat late"], max_new_tokens=1)[0]
+
+
+@pytest.fixture(scope="module")
+def searches(chat: Chat, target: str) -> Iterator[tuple[list[Any], list[Any]]]:
+    """Ours and theirs for every seed; nanoGCG seeds every generator there is and makes torch deterministic for good."""
+    from nanogcg import gcg
+
     deterministic, level = torch.are_deterministic_algorithms_enabled(), logging.getLogger("nanogcg").level
-    python, legacy = __import__("random").getstate(), np.random.get_state()
+    python, legacy, collector = random.getstate(), np.random.get_state(), gcg.gc
+    gcg.gc = SimpleNamespace(collect=lambda: None)  # twice a step it waits for that, and no loss depends on it
     with torch.random.fork_rng():
-        yield
+        yield (
+            [ours(chat, target, seed) for seed in range(SEEDS)],
+            [theirs(chat, target, seed) for seed in range(SEEDS)],
+        )
+    gcg.gc = collector
     torch.use_deterministic_algorithms(deterministic)
-    __import__("random").setstate(python)
+    random.setstate(python)
     np.random.set_state(legacy)
     logging.getLogger("nanogcg").setLevel(level)
 
@@ -44,9 +64,8 @@ def theirs(chat: Chat, target: str, seed: int) -> Any:
 
     config = nanogcg.GCGConfig(num_steps=STEPS, search_width=WIDTH, topk=TOP, optim_str_init=START, seed=seed,
                                use_prefix_cache=False, verbosity="ERROR")  # fmt: skip
-    return nanogcg.run(
-        chat.model, chat.tokenizer, [{"role": "user", "content": REQUEST + "{optim_str}"}], target, config
-    )
+    messages = [{"role": "user", "content": REQUEST + "{optim_str}"}]
+    return nanogcg.run(chat.model, chat.tokenizer, messages, target, config)
 
 
 def ours(chat: Chat, target: str, seed: int) -> Any:
@@ -54,38 +73,26 @@ def ours(chat: Chat, target: str, seed: int) -> Any:
     return suffix_attack(chat, REQUEST, target, config)
 
 
-def test_a_suffix_that_it_finds_has_the_loss_that_it_says() -> None:
-    chat = byte_pair_chat(3)
-    task = Task(chat, REQUEST, "the mat")
+def test_suffixes_that_it_finds_have_the_losses_that_it_says(chat: Chat, target: str, searches: Any) -> None:
+    task = Task(chat, REQUEST, target)
     task.compute_prefix()
-    start, _ = task.losses(torch.tensor([chat.suffix_tokens(START.strip())]), 1)
-    found = theirs(chat, "the mat", 0)
-    tokens = torch.tensor([chat.encode(text) for text in found.strings])
-    losses, _ = task.losses(tokens, STEPS)
-    np.testing.assert_allclose(losses.numpy(), found.losses, rtol=1e-5)
-    assert found.best_loss < float(start[0])
+    for found in searches[1]:
+        losses, _ = task.losses(torch.tensor([chat.encode(text) for text in found.strings]), STEPS)
+        np.testing.assert_allclose(losses.numpy(), found.losses, rtol=1e-5)
 
 
-def test_searches_of_equal_settings_end_equally_well() -> None:
-    chat, target = byte_pair_chat(3), "the mat"
+def test_searches_of_equal_settings_end_equally_well(chat: Chat, target: str, searches: Any) -> None:
     task = Task(chat, REQUEST, target)
     begun = float(task.losses(torch.tensor([chat.suffix_tokens(START.strip())]), 1)[0][0])
-    ends = {search: [min(search(chat, target, seed).losses) for seed in range(SEEDS)] for search in (ours, theirs)}
-    mine, other = (np.array(losses) for losses in ends.values())
+    mine, other = (np.array([min(found.losses) for found in side]) for side in searches)
     noise = np.sqrt((mine.var(ddof=1) + other.var(ddof=1)) / SEEDS)
     assert begun - max(mine.mean(), other.mean()) > 4 * noise  # what is compared is more than noise
     assert abs(mine.mean() - other.mean()) < 3 * noise
 
 
-def test_searches_of_equal_settings_succeed_equally_often() -> None:
-    chat = byte_pair_chat(3)
-    # A word that some suffixes bring and others do not: what the model says to one of them.
-    target = chat.tokenizer.decode([chat.encode(chat.answers([REQUEST + " mat late"], max_new_tokens=1)[0])[0]])
+def test_searches_of_equal_settings_succeed_equally_often(chat: Chat, target: str, searches: Any) -> None:
     successes = []
-    for suffixes in (
-        [ours(chat, target, seed).suffix for seed in range(SEEDS)],
-        [theirs(chat, target, seed).best_string for seed in range(SEEDS)],
-    ):
+    for suffixes in ([found.suffix for found in searches[0]], [found.best_string for found in searches[1]]):
         answers = chat.answers([REQUEST + suffix for suffix in suffixes], max_new_tokens=1)
         successes.append(sum(answer == target for answer in answers))
     assert min(successes) >= SEEDS // 2
