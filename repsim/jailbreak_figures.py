@@ -37,8 +37,8 @@ _BLOCKS = {  # title and caption of every group of figures
         "How far a suffix carries",
         "Suffixes searched by GCG on one model of a pair and tried on both, for requests that both refuse; means over "
         "seeds, shaded: 95 % intervals. Exact: the right answer to the forbidden request, word for word. No refusal "
-        "also counts answers to something else. The horizontal axis is the share of pre-training that the two have in common: "
-        "0 is two independent models, 1 is one base, fine-tuned twice.",
+        "also counts answers to something else. The horizontal axis is the share of pre-training that the two have in "
+        "common: 0 is two independent models, 1 is one base, fine-tuned twice.",
     ),
     "similarity": (
         "How alike the models are",
@@ -120,7 +120,7 @@ def _answers(effects: Sequence[Record]) -> list[tuple[str, str, Record]]:
              ("correlation:cka", EXACT), ("within:cka", EXACT), ("within_fork:cka", EXACT)]  # fmt: skip
     return [
         (*sentence(row), row) for factor, outcome in asked for row in effects
-        if (row["factor"], row["outcome"]) == (factor, outcome)
+        if (row["factor"], row["outcome"]) == (factor, outcome) and finite(row.get("estimate")) is not None
     ]  # fmt: skip
 
 
@@ -169,13 +169,17 @@ def _blocks(study: Study, effects: Sequence[Record]) -> list[dict[str, Any]]:
         for level in by_fork.levels("fork")
     ]
     marks = [("mark", "●◆▲▼✚✖"[k % 6], f"overlap {level:g}") for k, level in enumerate(overlaps) if len(overlaps) > 1]
+    hues = [
+        ("dot", figures.css(figures.level_color(study, level)), f"overlap {level:g}")
+        for level in (study.levels("overlap") if study.hue == "overlap" else [])
+    ]
     maps, scale = figures.heatmaps(by_fork, "cka")
     slopes = [row for row in effects if ":" not in str(row["factor"])]
     links = [row for row in effects if ":" in str(row["factor"]) and row["outcome"] == EXACT]
     lines = [("line" if dashed else "dot", figures.css(color), label) for _, _, label, color, dashed in _LINES]
     made: list[tuple[str, list[Any], Sequence[Any], Sequence[str]]] = [
         ("transfer", [_curves(study, level) for level in overlaps], lines, ()),
-        ("similarity", [figures.similarity(study, measure) for measure in study.measures], (), ()),
+        ("similarity", [figures.similarity(study, measure) for measure in study.measures], hues, ()),
         ("scatter", [figures.scatter(scattered, measure) for measure in study.measures], [*colors, *marks], ()),
         ("heatmap", list(maps), (), [f"{end:.1f}" for end in scale]),
         ("forest", [

@@ -24,7 +24,7 @@ TINY = Config(fork=(0.0, 0.5, 1.0), overlap=(0.5,), seeds=1, width=16, layers=2,
               methods=2, permutations=2)  # fmt: skip
 
 
-# ----------------------------------------------------------------------------------------------- what the study asks for
+# ---------------------------------------------------------------------------------------------- what the study asks for
 
 
 def test_the_first_model_is_cut_at_the_forks_and_serves_every_pair() -> None:
