@@ -104,17 +104,17 @@ def similarity(study: Study, measure: str) -> Panel | None:
                 )
             axes.plot(level, middle.value, "o", ms=6.5, color=color, mec=PAPER, mew=0.8, zorder=5)
             means.append((level, middle.value))
-            where = f"{study.hue} {line:g}, " if line is not None else ""
+            where = f"{study.hue} {line:.3g}, " if line is not None else ""
             interval = (
                 f" (95 % interval {number(middle.low)} to {number(middle.high)})" if math.isfinite(middle.low) else ""
             )
-            said.append(f"{where}{study.along} {level:g}: {number(middle.value)}{interval}")
+            said.append(f"{where}{study.along} {level:.3g}: {number(middle.value)}{interval}")
         if means:
             axes.plot(
                 *zip(*means, strict=True), color=MUTED if line is None else level_color(study, line), lw=1.2, zorder=3.5
             )
     said += _bands(axes, study, measure, found)
-    axes.set_xticks(levels, [f"{level:g}" for level in levels])
+    axes.set_xticks(levels, [f"{level:.3g}" for level in levels])
     axes.set_xlabel(FACTORS.get(study.along, study.along))
     pad = 0.08 * ((levels[-1] - levels[0]) or 1)
     axes.set_xlim(levels[0] - pad, levels[-1] + pad)
@@ -220,7 +220,7 @@ def transfer(study: Study, level: float | None = None) -> Panel | None:
     axes.set_ylim(0, None)
     axes.set_xlabel("ε, in 1/255 (L∞)")
     axes.set_ylabel("share the other gets wrong")
-    title = "Transfer against ε" if level is None else f"{FACTORS.get(str(study.along), study.along)} {level:g}"
+    title = "Transfer against ε" if level is None else f"{FACTORS.get(str(study.along), study.along)} {level:.3g}"
     return panel(
         figure,
         title,
@@ -240,8 +240,8 @@ def heatmaps(study: Study, measure: str = "cka") -> tuple[list[Panel], tuple[flo
     for level in study.levels(study.along):
         for line in study.levels(study.hue) if study.factorial else [None]:
             chosen = study.at(**{str(study.along): level}, **({str(study.hue): line} if line is not None else {}))
-            title = f"α = {level:g}" if study.along == "alpha" else f"{level:g} shared"
-            groups.append((title + (f", {line:g} shared" if line is not None else ""), chosen))
+            title = f"α = {level:.3g}" if study.along == "alpha" else f"{level:.3g} shared"
+            groups.append((title + (f", {line:.3g} shared" if line is not None else ""), chosen))
     groups.append(("other seed (ceiling)", study.ceiling))
     found = [(title, *made) for title, records in groups if (made := _mean_matrix(records, measure))]
     if not found:

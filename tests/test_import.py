@@ -57,7 +57,8 @@ STUDY: dict[str, set[str]] = {
     "figures": {"statistics", "findings"},
     "jailbreak_figures": {"statistics", "findings", "figures"},
     "theme": set(),
-    "report": {"records", "statistics", "findings", "figures", "jailbreak_figures", "theme"},
+    "language_figures": {"statistics", "findings", "figures"},
+    "report": {"records", "statistics", "findings", "figures", "jailbreak_figures", "language_figures", "theme"},
 }
 BETWEEN: dict[str, set[str]] = {
     "activations": {"arrays", "interchange", "store"},

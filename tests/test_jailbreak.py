@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from pathlib import Path
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,6 @@ from repsim.experiments.jailbreak_transfer import Config, cells, effects
 from repsim.experiments.pairs import MEASURES
 from repsim.records import RunDirectory, plain
 from repsim.report import render
-
-TINY = Config(fork=(0.0, 0.5, 1.0), overlap=(0.5,), seeds=1, width=16, layers=2, pretraining_steps=4,
-              finetuning_steps=2, behaviours=2, suffix_tokens=3, attack_steps=2, candidates=8, top_k=8, controls=2,
-              methods=2, permutations=2)  # fmt: skip
-
 
 # ---------------------------------------------------------------------------------------------- what the study asks for
 
@@ -242,14 +237,15 @@ def test_rates_are_means_over_seeds() -> None:
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
-    """Every cell of a tiny study, one after the other in this process, as the workers would do them."""
-    run = RunDirectory.create(tmp_path_factory.mktemp("tiny") / "run", {"studies": ["jailbreak_transfer"]})
-    for cell in cells(TINY):
-        assert all(run.has(key) for key in cell.needs)
-        result = json.loads(json.dumps(plain(jailbreak_transfer.run_cell(cell, run))))
-        run.write_record(cell.key, {"study": cell.study, "kind": cell.kind, "params": cell.params, "result": result,
-                                    "seconds": 0.0})  # fmt: skip
-    return run
+    """The smoke preset through the real command."""
+    folder = tmp_path_factory.mktemp("smoke")
+    words = ["-m", "repsim.experiments", "run", "jailbreak_transfer", "--preset", "smoke", "--workers", "1"]
+    done = subprocess.run(
+        [sys.executable, *words, "--out", "run"], cwd=folder, capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "4 of 4 trainings failed to learn" in done.stderr
+    return RunDirectory.open(folder / "run")
 
 
 def of_kind(run: RunDirectory, kind: str) -> list[dict[str, Any]]:
@@ -320,11 +316,11 @@ def test_a_fine_tuned_model_is_a_chat_model_for_everybody(tiny: RunDirectory) ->
     assert AutoModelForCausalLM.from_pretrained(folder).config.vocab_size == len(tokenizer)
 
 
-def test_the_tiny_run_merges_and_gives_a_page(tiny: RunDirectory, tmp_path: Path) -> None:
+def test_the_smoke_run_leaves_a_table_and_a_page(tiny: RunDirectory) -> None:
     from pyarrow import parquet
 
-    table = parquet.read_table(tiny.merge())
+    table = parquet.read_table(tiny.path / "table.parquet")
     assert {"fork", "overlap", "white_box_exact", "suffixes.first_to_second.victim_exact"} <= set(table.column_names)
     assert len(table) == 3 * len(MEASURES)
-    text = render({"studies": ["jailbreak_transfer"]}, tiny.records(), [], tiny.failures(), {})
-    assert "3 pairs with a model that answers or refuses less than 98" in text
+    assert not tiny.failures()
+    assert "3 pairs with a model that answers or refuses less than 98" in (tiny.path / "report.html").read_text()

@@ -1,4 +1,4 @@
-"""The three studies: what they ask for, and that they run, small, through the real command."""
+"""The three studies of images: what they ask for, and that they run, small, through the real command."""
 
 from __future__ import annotations
 
@@ -175,12 +175,12 @@ def test_a_constant_transfer_costs_no_other_effect() -> None:
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunDirectory, str]]:
     folder = tmp_path_factory.mktemp("smoke")
-    done = run("run", "all", "--preset", "smoke", "--out", "run", cwd=folder)
+    done = run("run", "default", "--preset", "smoke", "--out", "run", cwd=folder)
     assert done.returncode == 0, done.stderr[-2000:]
     yield RunDirectory.open(folder / "run"), done.stdout
 
 
-def test_smoke_runs_all_studies_to_a_page(smoke: tuple[RunDirectory, str]) -> None:
+def test_smoke_runs_the_default_studies_to_a_page(smoke: tuple[RunDirectory, str]) -> None:
     directory, printed = smoke
     assert "report.html" in printed
     assert (directory.path / "report.html").stat().st_size > 100_000

@@ -38,15 +38,21 @@ class Config(FineTuningConfig):
         default=("lora1", "lora8", "lora64", FULL, ONE_START, SCRATCH),
         metadata={"help": "loraRANK, full, scratch_one_start or scratch, from the first rung to the last"},
     )
-    target_loss: float = field(default=3.6, metadata={"help": "training loss at which every model stops, in nats"})
+    target_loss: float = field(default=4.8, metadata={"help": "training loss at which every model stops, in nats"})
     corpora: tuple[str, ...] = field(
         default=("python:topics",), metadata={"help": "text to fine-tune on: python:KIND, a path, or hub:owner/name"}
     )
     model: str = field(
         default="llama", metadata={"help": "gpt2 or llama, pre-trained here, or a checkpoint: a folder or owner/name"}
     )
-    steps: int = field(default=600, metadata={"help": "steps of the optimizer at most"})
-    loss_every: int = field(default=5, metadata={"help": "steps between two looks at the training loss"})
+    seeds: int = field(
+        default=3, metadata={"help": "independent repetitions; each draws its own split, weights and order"}
+    )
+    chunk_blocks: int = field(default=4, metadata={"help": "blocks of each chunk"})
+    batch_size: int = field(default=8, metadata={"help": "blocks per step"})
+    base_steps: int = field(default=1000, metadata={"help": "steps of the pre-training"})
+    steps: int = field(default=500, metadata={"help": "steps of the optimizer at most"})
+    loss_every: int = field(default=10, metadata={"help": "steps between two looks at the training loss"})
     adapter_learning_rate: float = field(default=1e-2, metadata={"help": "of the adapters, after the warm-up"})
     learning_rate: float = field(default=1e-3, metadata={"help": "of the other models, after the warm-up"})
 
@@ -75,10 +81,10 @@ def _rank(rung: str) -> int:
 
 
 PRESETS = {
-    "smoke": Config(rungs=("lora2", FULL, ONE_START), seeds=2, base_corpora=("python:characters",), base_blocks=60,
-                    base_steps=60, base_learning_rate=1e-2, chunks=20, chunk_blocks=4, block=32, vocabulary=400,
-                    width=32, layers=2, heads=2, steps=80, batch_size=8, learning_rate=1e-2,
-                    adapter_learning_rate=3e-2, target_loss=4.6, loss_every=10, probe=60, probe_words=8, words=100,
+    "smoke": Config(rungs=("lora2", FULL, ONE_START), seeds=2, base_corpora=("python:topics",), base_blocks=120,
+                    base_steps=200, base_learning_rate=1e-2, chunks=20, chunk_blocks=4, block=32, vocabulary=400,
+                    width=32, layers=2, heads=2, steps=120, batch_size=8, learning_rate=1e-2,
+                    adapter_learning_rate=3e-2, target_loss=4.55, loss_every=10, probe=60, probe_words=8, words=100,
                     k=5, permutations=10),
     "quick": Config(),
     "paper": Config(alpha=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0), seeds=6,

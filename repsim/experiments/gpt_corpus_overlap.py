@@ -46,8 +46,8 @@ class Config(LanguageStudyConfig):
 
 PRESETS = {
     "smoke": Config(shared_corpora=(0.0, 1.0), seeds=2, corpora=("python:topics", "python:characters"), chunks=24,
-                    chunk_blocks=4, block=32, vocabulary=400, width=32, layers=2, heads=2, steps=40, batch_size=8,
-                    learning_rate=3e-3, probe=60, probe_words=8, words=100, k=5, permutations=10),
+                    chunk_blocks=4, block=32, vocabulary=400, width=32, layers=2, heads=2, steps=80, batch_size=8,
+                    learning_rate=1e-2, probe=60, probe_words=8, words=100, k=5, permutations=10),
     "quick": Config(),
     # 12 layers of 768 and 20 000 iterations; the batch size is ours, and so is the choice of six public corpora
     "paper": Config(seeds=6, corpora=HUB_CORPORA, outside=("hub:openai/gsm8k:main:train:question",), chunk_blocks=1000,

@@ -85,8 +85,10 @@ class Config:
 
 
 PRESETS = {
-    "smoke": Config(fork=(0.0, 1.0), overlap=(1.0,), seeds=2, width=32, pretraining_steps=30, finetuning_steps=15,
-                    behaviours=3, attack_steps=3, candidates=24, methods=2, controls=2, permutations=10),
+    # Steps that teach nothing: every cell is done, and the page says that no model learned.
+    "smoke": Config(fork=(0.0, 0.5, 1.0), overlap=(0.5,), seeds=1, width=16, pretraining_steps=4, finetuning_steps=2,
+                    behaviours=2, suffix_tokens=3, attack_steps=2, candidates=8, top_k=8, controls=2, methods=2,
+                    permutations=2),
     "quick": Config(),
     "paper": Config(overlap=(0.0, 0.5, 1.0), seeds=10, layers=4, pretraining_steps=3000, finetuning_steps=800,
                     behaviours=120, attack_steps=250, candidates=512, methods=120, controls=20, permutations=1000),

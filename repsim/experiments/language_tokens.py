@@ -113,9 +113,8 @@ def prepare(cell: Cell, run: RunDirectory) -> dict[str, Any]:
     corpora = {source: _as_planned(source, need) for source, need in needs.items()}
     probed: dict[str, list[str]] = {}
     texts: dict[str, list[str]] = {}
-    for source, need in needs.items():  # whole documents: the probe's come first
-        cut = _documents_of(corpora[source], _probe_characters(need, block, words))
-        probed[source], texts[source] = list(corpora[source].documents[:cut]), list(corpora[source].documents[cut:])
+    for source, need in needs.items():
+        probed[source], texts[source] = _parted(corpora[source].documents, _probe_characters(need, block, words))
     trained_on = [source for source, need in needs.items() if need["pool"] + need["base"]]
     asked = params["tokenizer"]
     if isinstance(asked, str):
@@ -181,10 +180,20 @@ def _as_planned(source: str, need: Mapping[str, Any]) -> Corpus:
     return corpus
 
 
-def _documents_of(corpus: Corpus, characters: int) -> int:
-    """How many of the first documents make as many characters."""
-    lengths = np.cumsum([0, *(len(text) for text in corpus.documents)])
-    return int(np.searchsorted(lengths, characters))
+def _parted(documents: Sequence[str], characters: int) -> tuple[list[str], list[str]]:
+    """The first documents that make as many characters, the last of them cut at white space, and the rest."""
+    lengths = np.cumsum([0, *(len(text) for text in documents)])
+    last = int(np.searchsorted(lengths, characters)) - 1
+    if last < 0:
+        return [], list(documents)
+    if last == len(documents):
+        return list(documents), []
+    text, place = documents[last], characters - int(lengths[last])
+    while place < len(text) and not text[place].isspace():
+        place += 1
+    parts = [[*documents[:last], text[:place]], [text[place:], *documents[last + 1 :]]]
+    first, rest = ([part for part in found if part.strip()] for found in parts)
+    return first, rest
 
 
 def _text_hash(texts: Sequence[str]) -> str:

@@ -54,9 +54,9 @@ _FULL = Config(alpha=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0), model="meta-llama/Llama-3.2
                batch_size=32, accumulation=8, learning_rate=2e-4, precision="bfloat16", checkpointing=True,
                probe=5000, words=10_000, permutations=1000)  # fmt: skip
 PRESETS = {
-    "smoke": Config(alpha=(0.0, 1.0), seeds=2, corpora=("python:topics",), base_corpora=("python:characters",),
-                    base_blocks=60, base_steps=60, base_learning_rate=1e-2, chunks=20, chunk_blocks=4, block=32,
-                    vocabulary=400, width=32, layers=2, heads=2, steps=60, batch_size=8, learning_rate=2e-2, probe=60,
+    "smoke": Config(alpha=(0.0, 1.0), seeds=2, corpora=("python:topics",), base_corpora=("python:topics",),
+                    base_blocks=120, base_steps=200, base_learning_rate=1e-2, chunks=20, chunk_blocks=4, block=32,
+                    vocabulary=400, width=32, layers=2, heads=2, steps=60, batch_size=8, learning_rate=3e-2, probe=60,
                     probe_words=8, words=100, k=5, permutations=10),
     "quick": Config(),
     "quick_corpora": Config(overlap=CORPUS, corpora=CORPORA, chunks=96, base_corpora=CORPORA),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -84,7 +85,8 @@ def load_checkpoint(
 
     Example: ``load_checkpoint("google/vit-base-patch16-224", "images").pixels(images)``, [m, 3, 224, 224].
 
-    Parameters: ``name``, a Hugging Face id, a local folder in its format, or ``"timm:NAME"``; ``kind``, "images" or
+    Parameters: ``name``, a Hugging Face id, a local folder in its format, also one of adapters that peft has saved,
+        which are put into the base that they name, or ``"timm:NAME"``; ``kind``, "images" or
         "text"; ``revision``, a branch, tag or commit of the id; ``device``, of torch, "auto" for a GPU where there is
         one; ``precision`` of weights and arithmetic, "float32", "float16" or "bfloat16"; ``attention``, whether
         attention maps will be asked for, which only the plain implementation of attention gives.
@@ -119,15 +121,23 @@ def _from_transformers(name: str, kind: str, revision: str | None, precision: st
     options: dict[str, Any] = {**which, "dtype" if newer else "torch_dtype": getattr(torch, precision)}
     if attention:
         options["attn_implementation"] = "eager"
+    adapters = _adapters(name, which) if kind == "text" else None
+    source = name if adapters is None else adapters["base_model_name_or_path"]
+    if adapters is not None:  # a revision is that of the adapters; their base has one of its own
+        options.pop("revision", None)
+        which = {"revision": adapters["revision"]} if adapters.get("revision") else {}
+        options |= which
     try:
-        config = transformers.AutoConfig.from_pretrained(name, **which)
-        known = type(config) in transformers.MODEL_MAPPING
+        config = transformers.AutoConfig.from_pretrained(source, **which)
+        known = type(config) in transformers.MODEL_MAPPING and adapters is None
         auto = transformers.AutoModel if known else transformers.AutoModelForCausalLM
         # Weights that the checkpoint lacks are drawn: the same ones every time, and without a trace in the caller's
         # random state.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            model, loading = auto.from_pretrained(name, output_loading_info=True, **options)
+            model, loading = auto.from_pretrained(source, output_loading_info=True, **options)
+            if adapters is not None:
+                model = _with_adapters(model, name, revision)
     except _LOADING as error:
         raise ValueError(
             f"[extract] expected a checkpoint that transformers can load, got {name}: {_line(error)}"
@@ -151,12 +161,43 @@ def _from_transformers(name: str, kind: str, revision: str | None, precision: st
                 return processor(images=list(images), return_tensors="pt")["pixel_values"]
 
         else:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(name, **which)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(source, **which)
     except _LOADING as error:
         what = "an image processor" if kind == "images" else "a tokenizer"
         raise ValueError(f"[extract] expected a checkpoint with {what}, got {name}: {_line(error)}") from None
-    described = json.loads(config.to_json_string())
+    described = json.loads(config.to_json_string()) | ({} if adapters is None else {"adapters": adapters})
     return Checkpoint(name, kind, model, described, pixels, tokenizer, (), getattr(config, "_commit_hash", None), drawn)
+
+
+def _adapters(name: str, which: dict[str, Any]) -> dict[str, Any] | None:
+    """What peft has saved beside adapters, where the name is that of adapters alone; None for a whole model."""
+    from transformers.utils import cached_file, find_adapter_config_file
+
+    try:
+        if cached_file(name, "config.json", _raise_exceptions_for_missing_entries=False, **which) is not None:
+            return None
+        found = find_adapter_config_file(name, **which)
+    except OSError:  # said with its reason when the model is loaded
+        return None
+    if found is None:
+        return None
+    settings: dict[str, Any] = json.loads(Path(found).read_text(encoding="utf-8"))
+    if settings.get("task_type") != "CAUSAL_LM":
+        raise ValueError(
+            f"[extract] expected adapters of a causal language model, got {name} with task_type "
+            f"{settings.get('task_type')!r}"
+        )
+    return settings
+
+
+def _with_adapters(model: Any, name: str, revision: str | None) -> Any:
+    """The body of a model with the adapters added to its weights, so that its layers are called what they were."""
+    try:
+        import peft
+    except ImportError as error:
+        raise ValueError(f"[extract] expected peft to be importable for the adapters {name}: {_line(error)}") from None
+    which = {} if revision is None else {"revision": revision}
+    return peft.PeftModel.from_pretrained(model, name, **which).merge_and_unload().base_model
 
 
 def _side(model: Any, kind: str) -> Any:

@@ -46,7 +46,7 @@ __all__ = [
 TUNINGS = ("scratch", "full", "lora")
 SCHEDULES = ("cosine", "constant")
 PRECISIONS = ("float32", "bfloat16")
-LOSS_BLOCKS = 256  # training blocks, at most, on which a training loss is evaluated
+LOSS_BLOCKS = 64  # training blocks, at most, on which a training loss is evaluated
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Trained:
     curves: dict[str, list[Any]]  # "loss", "learning_rate" per step; "training_loss" [step, loss] in eval mode
     steps: int  # done, those before a fork or a resumption among them
     tokens: int  # seen, likewise
-    loss: float  # mean over the counted tokens of (at most 256) training blocks, in nats, in eval mode
+    loss: float  # mean over the counted tokens of (at most 64) training blocks, in nats, in eval mode
     learned: bool  # False: leave this model out of any average
     reason: str  # why it did not learn; "" where it did
     seconds: float  # of this call
@@ -269,7 +269,9 @@ def train(
     _require_fitting(model, config, data)
     model = model.to(place).train()
     if config.checkpointing:
-        inner(model).gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+        body: Any = inner(model)  # transformers 5 calls it by its other name
+        enable = getattr(body, "activation_checkpointing_enable", None) or body.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     optimizer = torch.optim.AdamW(
         parameter_groups(model, config.weight_decay), lr=config.learning_rate, betas=config.betas, fused=True
     )
