@@ -239,7 +239,18 @@ def test_rates_are_means_over_seeds() -> None:
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     """The smoke preset through the real command."""
     folder = tmp_path_factory.mktemp("smoke")
-    words = ["-m", "repsim.experiments", "run", "jailbreak_transfer", "--preset", "smoke", "--workers", "1"]
+    words = [
+        "-m",
+        "repsim.experiments",
+        "run",
+        "jailbreak_transfer",
+        "--preset",
+        "smoke",
+        "--workers",
+        "1",
+        "--threads",
+        "1",
+    ]
     done = subprocess.run(
         [sys.executable, *words, "--out", "run"], cwd=folder, capture_output=True, text=True, timeout=280
     )
