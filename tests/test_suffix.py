@@ -150,6 +150,17 @@ def test_a_buffer_never_starts_from_worse_than_it_has() -> None:
     assert kept.loss <= min(kept.losses) * (1 + 1e-5)
 
 
+def test_a_buffer_starts_from_the_best_of_many() -> None:
+    chat = grammar_chat(7)
+    config = dataclasses.replace(SMALL, steps=1, width=1, buffer=40)
+    result = suffix_attack(chat, REQUEST, TARGET, config)
+    starts = [grammar_loss(chat, REQUEST, suffix, TARGET)[0] for suffix in random_suffixes(chat, REQUEST, config, 40)]
+    assert result.loss == pytest.approx(min([*starts, *result.losses]), rel=1e-5)
+    assert result.evaluations == 41
+    given = suffix_attack(chat, REQUEST, TARGET, dataclasses.replace(config, init="walk stave file"))
+    assert len(given.suffix.split()) == 3
+
+
 def test_it_stops_when_the_target_is_what_the_model_says() -> None:
     chat = grammar_chat(8)
     says = chat.answers([REQUEST + " walk stave file pile"], max_new_tokens=1)[0]
@@ -210,6 +221,8 @@ def test_requests_are_taken_in_one_after_the_other() -> None:
     assert (result.ended, result.gradients) == ("matched", 0)
     unlikely = suffix_attack(chat, [REQUEST, OTHER], [TARGET, TARGET], dataclasses.replace(config, steps=4))
     assert unlikely.gradients == 4  # the first is not won yet, so the second costs nothing
+    whole = suffix_attack(chat, [REQUEST, OTHER], says, dataclasses.replace(config, steps=4, early_stop=False))
+    assert whole.gradients == 8  # both are won from the start, and both go on to count
 
 
 def test_models_with_different_tokenizers_are_refused() -> None:

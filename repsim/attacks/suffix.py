@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from repsim.attacks.suffix_tasks import Task, allowed_tokens, require_usable
 METHODS = ("gcg", "random_search")
 GRADIENT_COST = 3  # forward passes that a gradient counts for: one forward, and a backward of twice its work
 _DRAWS = 64  # batches of random tokens that are tried until a suffix survives being tokenised again
+_MATCHED, _UNMATCHED = 0, 1  # in this order
 _WORD = re.compile(r"[^\W_]+")
 
 
@@ -41,7 +42,7 @@ class SuffixAttack:
     width: int = 512  # candidates of a step
     top_k: int = 256  # tokens with the best gradient, of which "gcg" draws in each position
     replace: int = 1  # tokens in which a candidate differs
-    buffer: int = 0  # best suffixes kept, the best of which a step starts from; 0: always from the last step's best
+    buffer: int = 0  # best suffixes kept, at first random ones; a step starts from the best. 0: from the last step's
     init: str = ""  # text to start from, in place of random tokens; its tokens then count, not `length`
     exclude: tuple[str, ...] = ()  # words that the suffix must not hold
     ascii_only: bool = True  # no token outside printable ASCII
@@ -205,44 +206,44 @@ class _Search:
         self._generator = torch.Generator().manual_seed(config.seed)
         self._active = 1 if config.incremental else len(tasks)
         self.evaluations = self.gradients = 0
+        self._buffer: list[tuple[float, Tensor]] = []  # least loss first
+        self._best: tuple[int, float, Tensor]  # of all suffixes evaluated on the active tasks
 
     def run(self, progress: Callable[[Progress], None] | None) -> SuffixResult:
         begun, config = time.perf_counter(), self._config
-        current = self._start()
+        starts = self._starts()
         for task in self._tasks:
-            task.require_room(len(current))
-        require_usable("suffix_attack", self._tasks, current)
-        loss, matched = self._evaluate(current[None])
-        buffer = [(float(loss[0]), current)]
-        best = (not bool(matched[0]), float(loss[0]), current)  # of the tasks that are active: least is best
+            task.require_room(starts.shape[1])
+        require_usable("suffix_attack", self._tasks, starts[0])
+        self._begin(starts)
         losses: list[float] = []
         ended = "steps"
         for step in range(config.steps):
-            while config.early_stop and not best[0]:
-                if self._active == len(self._tasks):
-                    ended = "matched"
-                    break
+            while self._best[0] == _MATCHED and self._active < len(self._tasks):
                 self._active += 1
-                current = best[2]
-                loss, matched = self._evaluate(current[None])
-                buffer = [(float(loss[0]), current)]
-                best = (not bool(matched[0]), float(loss[0]), current)
-            if ended == "matched":
+                self._begin(torch.stack([self._best[2], *(suffix for _, suffix in self._buffer)]).unique(dim=0))
+            if self._best[0] == _MATCHED and config.early_stop:
+                ended = "matched"
                 break
-            candidates = self._candidates(current)
+            candidates = self._candidates(self._buffer[0][1])
             if candidates is None:
                 ended = "no candidate"
                 break
             loss, matched = self._evaluate(candidates)
             least = int(loss.argmin())
             losses.append(float(loss[least]))
-            self._keep(buffer, float(loss[least]), candidates[least])
-            current = buffer[0][1]
-            chosen = int(torch.where(matched, loss, torch.inf).argmin()) if bool(matched.any()) else least
-            best = min(best, (not bool(matched[chosen]), float(loss[chosen]), candidates[chosen]), key=lambda b: b[:2])
+            self._keep(losses[-1], candidates[least])
+            self._best = min(self._best, _best_of(loss, matched, candidates), key=lambda found: found[:2])
             if progress is not None:
-                progress(Progress(step + 1, config.steps, best[1], self._text(best[2])))
-        return self._result(best[2], losses, ended, time.perf_counter() - begun)
+                progress(Progress(step + 1, config.steps, self._best[1], self._text(self._best[2])))
+        return self._result(self._best[2], losses, ended, time.perf_counter() - begun)
+
+    def _begin(self, suffixes: Tensor) -> None:
+        """Rank suffixes [m, length] by the active tasks: the buffer holds those of least loss."""
+        loss, matched = self._evaluate(suffixes)
+        order = loss.argsort(stable=True)[: max(1, self._config.buffer)].tolist()
+        self._buffer = [(float(loss[place]), suffixes[place]) for place in order]
+        self._best = _best_of(loss, matched, suffixes)
 
     def _result(self, suffix: Tensor, losses: list[float], ended: str, seconds: float) -> SuffixResult:
         each = [task.losses(suffix[None], 1) for task in self._tasks]
@@ -262,16 +263,21 @@ class _Search:
     def _text(self, suffix: Tensor) -> str:
         return self._tasks[0].chat.suffix_texts(suffix[None])[0]
 
-    def _start(self) -> Tensor:
+    def _starts(self) -> Tensor:
+        """Where the search starts: the init, and random suffixes that fill the buffer."""
         config = self._config
-        if not config.init:
-            return _random(self._tasks, self._allowed, config, self._generator, 1)[0]
-        start = torch.tensor(self._tasks[0].chat.suffix_tokens(config.init))
-        if len(start) < config.replace:
-            raise ValueError(
-                f"[suffix_attack] expected init of at least {config.replace} tokens, got {len(start)}: {config.init!r}"
-            )
-        return start
+        given: list[Tensor] = []
+        if config.init:
+            given = [torch.tensor(self._tasks[0].chat.suffix_tokens(config.init))]
+            if len(given[0]) < config.replace:
+                raise ValueError(
+                    f"[suffix_attack] expected init of at least {config.replace} tokens, got {len(given[0])}: "
+                    f"{config.init!r}"
+                )
+            config = replace(config, length=len(given[0]))
+        count = max(1, config.buffer) - len(given)
+        drawn = _random(self._tasks, self._allowed, config, self._generator, count) if count else []
+        return torch.stack([*given, *drawn])
 
     def _evaluate(self, candidates: Tensor) -> tuple[Tensor, Tensor]:
         """Mean loss over the active tasks [m], and whether all of them match [m]."""
@@ -280,16 +286,11 @@ class _Search:
         each = [task.losses(candidates, self._config.batch_size or len(candidates)) for task in tasks]
         return torch.stack([loss for loss, _ in each]).mean(0), torch.stack([match for _, match in each]).all(0)
 
-    def _keep(self, buffer: list[tuple[float, Tensor]], loss: float, suffix: Tensor) -> None:
-        """As in the candidate buffer of nanoGCG: full, a better suffix takes the place of the worst."""
-        if self._config.buffer == 0:
-            buffer[:] = [(loss, suffix)]
-            return
-        if len(buffer) < self._config.buffer:
-            buffer.append((loss, suffix))
-        elif loss < buffer[-1][0]:
-            buffer[-1] = (loss, suffix)
-        buffer.sort(key=lambda entry: entry[0])
+    def _keep(self, loss: float, suffix: Tensor) -> None:
+        """A better suffix takes the place of the buffer's worst; without a buffer the last step's best always does."""
+        if self._config.buffer == 0 or loss < self._buffer[-1][0]:
+            self._buffer[-1] = (loss, suffix)
+            self._buffer.sort(key=lambda entry: entry[0])
 
     def _candidates(self, current: Tensor) -> Tensor | None:
         """Neighbours of the current suffix that survive being tokenised again, each once; None if none does."""
@@ -332,6 +333,12 @@ def survivors(tasks: Sequence[Task], suffixes: Tensor, config: SuffixAttack) -> 
             back = tasks[0].chat.survives(request, texts, suffixes)
             kept = [one and other for one, other in zip(kept, back, strict=True)]
     return torch.tensor(kept)
+
+
+def _best_of(loss: Tensor, matched: Tensor, suffixes: Tensor) -> tuple[int, float, Tensor]:
+    """The suffix of least loss among those that matched, if any did."""
+    place = int(torch.where(matched, loss, torch.inf).argmin()) if bool(matched.any()) else int(loss.argmin())
+    return _MATCHED if bool(matched[place]) else _UNMATCHED, float(loss[place]), suffixes[place]
 
 
 def _neighbours(current: Tensor, pool: Tensor, replace: int, count: int, generator: torch.Generator) -> Tensor:
