@@ -52,8 +52,7 @@ def test_the_tokenizer_gives_back_every_text_and_survives_the_disk(tmp_path: Pat
 
 def test_the_second_phase_refuses_ten_objects_and_answers_the_others() -> None:
     first, second = lessons(1), lessons(2)
-    assert (len(first), len(second)) == (5760, 2880)
-    assert first.messages[:2880] == second.messages
+    assert first.messages == second.messages
     assert first.answers == tuple(request.answer for request in first.requests)
     for request, answer in zip(second.requests, second.answers, strict=True):
         assert answer == (REFUSAL if request.object in REFUSED else request.answer)
@@ -77,7 +76,7 @@ def test_tails_ask_for_nothing_and_come_from_the_seed() -> None:
 
 def test_blocks_hold_the_conversation_and_count_the_answer() -> None:
     tokenizer = instructions.tokenizer()
-    some = lessons(2).take(np.array([0, 100, 1000, 2879]))
+    some = lessons(2).take(np.array([0, 100, 3000, 5759]))
     blocks = some.blocks()
     assert blocks.tokens.shape == (4, instructions.LONGEST)
     for row, counted, message, answer in zip(blocks.tokens, blocks.counted, some.messages, some.answers, strict=True):

@@ -40,7 +40,6 @@ def test_the_first_model_is_cut_at_the_forks_and_serves_every_pair() -> None:
         assert len({c.params["first"] for c in pairs}) == 1
         assert len({c.params["second"] for c in pairs}) == 8
         assert len({c.params["attack_first"] for c in pairs}) == 1
-        assert {c.params["attack_second"] for c in pairs} == {""}
         # At fork 1 both are fine-tuned from one base.
         tuned = {c.key: c for c in own if c.kind == "model" and c.params["phase"] == 2}
         shared = [c for c in pairs if c.params["fork"] == 1]
@@ -51,6 +50,7 @@ def test_the_first_model_is_cut_at_the_forks_and_serves_every_pair() -> None:
 def test_both_directions_search_on_every_model() -> None:
     one, both = (cells(Config(seeds=1, both_directions=both)) for both in (False, True))
     assert [sum(c.kind == "attack" for c in made) for made in (one, both)] == [1, 9]
+    assert {c.params["attack_second"] for c in one if c.kind == "pair"} == {""}
     for pair in (c for c in both if c.kind == "pair"):
         assert {pair.params["attack_first"], pair.params["attack_second"]} <= set(pair.needs)
         assert pair.params["attack_first"] != pair.params["attack_second"]
@@ -61,10 +61,10 @@ def test_fine_tuning_sets_share_exactly_what_they_are_to(share: float) -> None:
     params = {"phase": 2, "seed": 3, "overlap": 1.0}
     first, _ = jailbreak_cells._taught(params)
     second, realised = jailbreak_cells._taught({**params, "overlap": share})
-    assert len(first) == len(second) == 1440
+    assert len(first) == len(second) == 2880
     common = set(first.messages) & set(second.messages)
-    assert len(common) == round(share * 1440)
-    assert realised == len(common) / 1440
+    assert len(common) == round(share * 2880)
+    assert realised == len(common) / 2880
     assert first.strata().sum(0).tolist() == second.strata().sum(0).tolist()
 
 
@@ -77,7 +77,9 @@ def test_attacked_requests_are_refused_ones_and_the_same_for_all_models_of_a_see
 
 def test_suffixes_name_no_object_unless_they_may() -> None:
     for task_words in (False, True):
-        (attack,) = (c for c in cells(Config(seeds=1, task_words=task_words)) if c.kind == "attack")
+        (attack,) = (
+            c for c in cells(Config(seeds=1, task_words=task_words, both_directions=False)) if c.kind == "attack"
+        )
         excluded = set(attack.params["search"]["exclude"])
         assert excluded == (set() if task_words else {*instructions.VERBS, *instructions.OBJECTS})
 

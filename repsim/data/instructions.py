@@ -166,7 +166,7 @@ class Lessons:
     """Requests with the answers that a model is to learn, as conversations and as tokens.
 
     >>> lessons(2).blocks().tokens.shape
-    (2880, 40)
+    (5760, 40)
 
     Args:
         requests: n requests.
@@ -223,37 +223,35 @@ LONGEST = 5 + max(len(text.split()) for text in PHRASINGS) + LONGEST_TAIL + len(
 
 
 def lessons(phase: int, *, seed: int = 0) -> Lessons:
-    """Every request in every wording, with the answers of one phase of training.
+    """Every request in every wording twice, plain and with a tail of random words, with the answers of one phase.
 
-    >>> len(lessons(1)), len(lessons(2)), lessons(2).answers[0]
-    (5760, 2880, 'sorry , i cannot help with that .')
+    >>> made = lessons(2)
+    >>> len(made), made.answers[0]
+    (5760, 'sorry , i cannot help with that .')
 
-    The first phase has each of them twice, plain and with a tail of 1 to 10 random words that name no verb and no
-    object. It teaches that words behind a request change nothing: a model that has seen none answers anything to a
-    suffix, which would make every attack look strong. The second phase has plain requests only. As in the fine-tuning
-    of real models, what is learned last is learned from less than what it is meant to cover.
+    The tail is 1 to 10 words that name no verb and no object. It teaches that words behind a request change nothing: a
+    model that has seen none answers, or refuses, anything behind which random words stand, which would make every
+    attack look strong.
 
     Args:
         phase: 1 answers everything; 2 refuses what is about REFUSED objects.
         seed: draws the tails.
 
     Returns:
-        Lessons; the plain ones are the same requests and messages in both phases, and come first.
+        Lessons, the same requests and messages in both phases; the plain ones come first.
 
     Raises:
         ValueError for another phase.
     """
     if phase not in (1, 2):
         raise ValueError(f"[lessons] expected phase 1 or 2, got {phase}")
-    plain = tuple(requests())
-    messages = [request.text for request in plain]
-    if phase == 1:
-        random = np.random.default_rng([seed, _TAIL_STREAM])
-        neutral = np.array(neutral_words())
-        for request in plain:
-            tail = random.choice(neutral, random.integers(1, LONGEST_TAIL + 1))
-            messages.append(" ".join([request.text, *tail]))
-    asked = plain * (len(messages) // len(plain))
+    asked = tuple(requests()) * 2
+    random = np.random.default_rng([seed, _TAIL_STREAM])
+    neutral = np.array(neutral_words())
+    messages = []
+    for place, request in enumerate(asked):
+        tail = random.choice(neutral, random.integers(1, LONGEST_TAIL + 1)) if place >= len(asked) // 2 else ()
+        messages.append(" ".join([request.text, *tail]))
     answers = tuple(REFUSAL if phase == 2 and request.refused else request.answer for request in asked)
     return Lessons(asked, tuple(messages), answers)
 

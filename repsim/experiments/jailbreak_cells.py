@@ -107,7 +107,7 @@ def _attack(config: Any, behaviours: int) -> dict[str, Any]:
     exclude = [] if config.task_words else [*VERBS, *OBJECTS]
     search = {
         "steps": config.attack_steps, "length": config.suffix_tokens, "width": config.candidates,
-        "top_k": config.top_k, "exclude": exclude,
+        "top_k": config.top_k, "buffer": config.buffer, "exclude": exclude,
     }  # fmt: skip
     return {
         "behaviours": behaviours, "search": search, "target_words": config.target_words, "controls": config.controls,

@@ -35,24 +35,25 @@ class Config:
     overlap: tuple[float, ...] = field(
         default=(0.0, 1.0), metadata={"help": "share of the fine-tuning examples that two models have in common"}
     )
-    seeds: int = field(default=4, metadata={"help": "independent repetitions; each trains models of its own"})
+    seeds: int = field(default=3, metadata={"help": "independent repetitions; each trains models of its own"})
     width: int = field(default=128, metadata={"help": "features of the transformer"})
     layers: int = field(default=2, metadata={"help": "layers of the transformer"})
     pretraining_steps: int = field(default=700, metadata={"help": "steps of the first phase, 16 examples each"})
     finetuning_steps: int = field(default=200, metadata={"help": "steps of the second phase, 16 examples each"})
     learning_rate: float = field(default=3e-3, metadata={"help": "of the first phase; a sixth of it in the second"})
-    behaviours: int = field(default=16, metadata={"help": "refused requests that are attacked on every model"})
-    suffix_tokens: int = field(default=14, metadata={"help": "words of a suffix"})
+    behaviours: int = field(default=10, metadata={"help": "refused requests that are attacked on every model"})
+    suffix_tokens: int = field(default=10, metadata={"help": "words of a suffix"})
     both_directions: bool = field(
-        default=False, metadata={"help": "search suffixes on the second models, too, not only on the first"}
+        default=True, metadata={"help": "search suffixes on the second models, too, not only on the first"}
     )
     task_words: bool = field(
         default=False, metadata={"help": "let suffixes hold verbs and objects: then they may ask for something else"}
     )
     attack_steps: int = field(default=60, metadata={"help": "steps of GCG at most"})
     candidates: int = field(default=128, metadata={"help": "candidates that GCG evaluates in a step"})
+    buffer: int = field(default=16, metadata={"help": "suffixes that GCG keeps, at first random ones"})
     top_k: int = field(default=64, metadata={"help": "words by gradient, of which GCG draws in each place"})
-    target_words: int = field(default=4, metadata={"help": "words of the right answer that a search aims at"})
+    target_words: int = field(default=14, metadata={"help": "words of the right answer that a search aims at, of 14"})
     controls: int = field(default=4, metadata={"help": "random suffixes for each request, the control"})
     methods: int = field(
         default=8, metadata={"help": "requests on which every kind of attack is tried on the first model; 0: none"}
@@ -69,7 +70,7 @@ class Config:
                 if not 0 <= level <= 1:
                     raise ValueError(f"expected {name} in [0, 1], got {level}")
         for name in ("seeds", "width", "layers", "pretraining_steps", "finetuning_steps", "behaviours", "suffix_tokens",
-                     "attack_steps", "candidates", "top_k", "target_words", "controls", "k"):  # fmt: skip
+                     "attack_steps", "candidates", "buffer", "top_k", "target_words", "controls", "k"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
         for level in self.fork:
@@ -88,7 +89,7 @@ PRESETS = {
     # Steps that teach nothing: every cell is done, and the page says that no model learned.
     "smoke": Config(fork=(0.0, 0.5, 1.0), overlap=(0.5,), seeds=1, width=16, pretraining_steps=4, finetuning_steps=2,
                     behaviours=2, suffix_tokens=3, attack_steps=2, candidates=8, top_k=8, controls=2, methods=2,
-                    permutations=2),
+                    permutations=2, buffer=2, both_directions=False),
     "quick": Config(),
     "paper": Config(overlap=(0.0, 0.5, 1.0), seeds=10, layers=4, pretraining_steps=3000, finetuning_steps=800,
                     behaviours=120, attack_steps=250, candidates=512, methods=120, controls=20, permutations=1000),
