@@ -229,14 +229,17 @@ def transfer(study: Study, level: float | None = None) -> Panel | None:
     )
 
 
-def heatmaps(study: Study, measure: str = "cka") -> tuple[list[Panel], tuple[float, float]]:
+def heatmaps(
+    study: Study, measure: str = "cka", *, floor: str = "untrained (floor)"
+) -> tuple[list[Panel], tuple[float, float]]:
     """Layer by layer, the mean over seeds: a panel for the floor, each overlap and the ceiling.
 
     Example: `panels, (low, high) = heatmaps(study, "cka")`.
 
-    Parameters: study; measure, one of `study.measures`. Returns: the panels, and the ends of the scale they share.
+    Parameters: study; measure, one of `study.measures`; floor, the title of its panel.
+    Returns: the panels, and the ends of the scale they share.
     """
-    groups: list[tuple[str, Sequence[Mapping[str, Any]]]] = [("untrained (floor)", study.floor)]
+    groups: list[tuple[str, Sequence[Mapping[str, Any]]]] = [(floor, study.floor)]
     for level in study.levels(study.along):
         for line in study.levels(study.hue) if study.factorial else [None]:
             chosen = study.at(**{str(study.along): level}, **({str(study.hue): line} if line is not None else {}))

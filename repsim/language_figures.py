@@ -119,10 +119,11 @@ def _answers(study: Study, effects: Sequence[Record]) -> list[tuple[str, str, Re
             if row.get("saturated"):
                 grade, text = "unknown", f"{label} is saturated: {_no_room(study, str(row['outcome']))}"
             elif row["factor"] == BY_RUNG and finite(row["estimate"]) is not None:
+                low, high = number(finite(row.get("low"))), number(finite(row.get("high")))
+                interval = "no interval" if finite(row.get("low")) is None else f"95\u00a0% interval {low} to {high}"
                 text = (
                     f"{label}: a rung further from the smallest adapters changes the slope on data overlap by "
-                    f"{number(finite(row['estimate']))} (95\u00a0% interval {number(finite(row.get('low')))} to "
-                    f"{number(finite(row.get('high')))})."
+                    f"{number(finite(row['estimate']))} ({interval})."
                 )
             elif row["factor"] == "interaction":
                 text = text.replace("shared data and shared tasks", "shared text and shared corpora")
@@ -224,7 +225,8 @@ def _block(kind: str, title: str, caption: str, panels: Sequence[Any], **more: A
 def _heat_block(study: Study, measure: str, about: str) -> dict[str, Any]:
     if not study.pairs:
         return _block("heatmap", "", "", [])
-    panels, ends = figures.heatmaps(replace(study, name=f"{study.name} {measure}"), measure)
+    floor = "its start (to the right)" if _from_a_start(study) else "untrained (floor)"
+    panels, ends = figures.heatmaps(replace(study, name=f"{study.name} {measure}"), measure, floor=floor)
     return _block(
         "heatmap",
         f"Layer by layer, {LABELS.get(measure, measure)} of {about}",
@@ -358,9 +360,14 @@ def _legend(study: Study) -> list[tuple[str, str, str]]:
         for level in study.levels(study.hue)
     ]
     items += [("band", "var(--ceiling)", "ceiling: same text, other seed")] if study.ceiling else []
-    start = any(record["params"].get("second") == "start" for record in study.floor)
-    floor = "floor: the first model against what it started from" if start else "floor: untrained, not a lower limit"
+    start = "floor: the first model against what it started from"
+    floor = start if _from_a_start(study) else "floor: untrained, not a lower limit"
     return items + ([("band", "var(--floor)", floor)] if study.floor else [])
+
+
+def _from_a_start(study: Study) -> bool:
+    """Whether the floor is a model against what it started from, and not two untrained ones."""
+    return any(record["params"].get("second") == "start" for record in study.floor)
 
 
 # ---------------------------------------------------------------------------------------------------------- the ladder

@@ -266,9 +266,9 @@ def corpus_overlap(
         )
     per_model = len(counts) // 2 if per_model is None else _whole(per_model, 1, "corpus_overlap", "per_model")
     if len(counts) == 1:
-        owned = ClassSplit((0,), (0,), _fraction(corpora, "corpus_overlap"), 1.0, seed)
         if per_model != 1 or corpora != 1:
             raise ValueError("[corpus_overlap] expected corpora 1 and per_model 1 of a single corpus")
+        owned = ClassSplit((0,), (0,), 1.0, 1.0, seed)
     else:
         owned = class_overlap(len(counts), corpora, seed=seed, per_model=per_model)
     halves = data_overlap(strata, alpha, seed=seed)

@@ -94,7 +94,7 @@ def test_no_words_are_all_studies_at_quick():
         ("statsu x", "unknown command 'statsu'; did you mean status?"),
         ("run", "run needs one study before the flags, toy | language | default | all, got none"),
         ("run --preset smoke toy", "run needs one study before the flags, toy | language | default | all, got none"),
-        ("run toy toy", "run needs one study before the flags, toy | all, got toy toy"),
+        ("run toy toy", "run needs one study before the flags, toy | language | default | all, got toy toy"),
         ("run tyo", "unknown study 'tyo', expected one of toy; did you mean toy?"),
         ("run no.such.module", "study 'no.such.module' cannot be imported: No module named 'no'"),
         ("run toy --preset huge", "unknown preset 'huge' of toy, expected one of smoke, quick, paper"),

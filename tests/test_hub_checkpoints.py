@@ -16,7 +16,7 @@ from checkpoints import byte_pairs, save_text_models
 import repsim
 from repsim.data.text import load_tokenizer, pack
 from repsim.data.tokens import TokenBlocks
-from repsim.experiments import language_pairs, llm_finetune_overlap
+from repsim.experiments import language_work, llm_finetune_overlap
 from repsim.experiments.sweep import Cell
 from repsim.extraction import extract_layers, load_checkpoint, load_inputs
 from repsim.records import RunDirectory
@@ -86,7 +86,7 @@ def test_the_study_fine_tunes_a_checkpoint_by_its_folder(llama: Path, tmp_path: 
     assert [cell.kind for cell in cells].count("model") == 3  # no base is trained
     for cell in cells:
         restored = Cell.from_json(json.loads(json.dumps(cell.to_json())))
-        result = language_pairs.run_cell(restored, run)
+        result = language_work.run_cell(restored, run)
         record = {"study": cell.study, "kind": cell.kind, "params": cell.params, "result": result, "seconds": 0.0}
         run.write_record(cell.key, record)
     tokens, pair = run.read(cells[0].key)["result"], run.read(next(c.key for c in cells if c.kind == "pair"))["result"]

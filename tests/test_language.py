@@ -34,7 +34,7 @@ from repsim.training.language import (
 
 torch.set_num_threads(1)
 
-SMALL = LanguageConfig(width=16, layers=2, heads=2, positions=12, steps=24, batch_size=8, learning_rate=1e-2)
+SMALL = LanguageConfig(width=16, layers=2, heads=2, positions=12, steps=20, batch_size=8, learning_rate=1e-2)
 
 
 def chains(count: int = 40, length: int = 12, vocabulary: int = 23, seed: int = 0) -> TokenBlocks:
@@ -70,12 +70,12 @@ def same(one: Any, other: Any) -> bool:
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_a_model_from_scratch_learns_more_than_frequencies(kind: str) -> None:
     data = chains()
-    trained = train(replace(SMALL, model=kind, steps=60), data)
+    trained = train(replace(SMALL, model=kind, steps=40), data)
     assert trained.learned, trained.reason
     assert trained.loss < unigram_loss(data) - 0.5
     assert trained.loss == evaluate(trained.model, data)
-    assert trained.steps == len(trained.curves["loss"]) == 60
-    assert trained.tokens == 60 * 8 * 12
+    assert trained.steps == len(trained.curves["loss"]) == 40
+    assert trained.tokens == 40 * 8 * 12
     assert inner(trained.model).config.model_type == kind
 
 
@@ -269,8 +269,7 @@ def test_a_fork_shares_the_beginning_and_then_goes_its_own_way(tmp_path: Path) -
 # ------------------------------------------------------------------------------------------------ fine-tuning and files
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "llama"])
-@pytest.mark.parametrize("rank", [1, 8])
+@pytest.mark.parametrize(("kind", "rank"), [("gpt2", 1), ("llama", 8)])
 def test_adapters_train_alone_and_come_back_as_peft_saves_them(kind: str, rank: int, tmp_path: Path) -> None:
     import peft
 
@@ -411,7 +410,7 @@ def _spoil(base: Path, folder: Path) -> dict[str, Callable[[], Any]]:
     return {
         "longer-blocks": lambda: train(SMALL, chains(length=13)),
         "other-tokenizer": lambda: train(tuned, chains(vocabulary=24)),
-        "stop": lambda: train(SMALL, chains(), stop=25),
+        "stop": lambda: train(SMALL, chains(), stop=21),
         "state-every": lambda: train(SMALL, chains(), state=other, state_every=0),
         "other-training": lambda: train(SMALL, chains(), state=other),
         "other-blocks": lambda: train(replace(SMALL, steps=2), chains(seed=8), state=other),
@@ -433,7 +432,7 @@ def _spoil(base: Path, folder: Path) -> dict[str, Callable[[], Any]]:
 MESSAGES = {
     "longer-blocks": r"\[train\] expected blocks of at most 12 tokens for gpt2, got 13",
     "other-tokenizer": r"\[build\] expected tokens of the 23 that .* knows, got a vocabulary of 24: the blocks",
-    "stop": "expected stop from 1 to 24 steps, got 25",
+    "stop": "expected stop from 1 to 20 steps, got 21",
     "state-every": "expected state_every of at least 1, got 0",
     "other-training": "as the state of this training, got one with steps 2; name another file, or fork from it",
     "other-blocks": "as the state of this training, got one with other blocks",

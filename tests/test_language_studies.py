@@ -26,6 +26,7 @@ from repsim.experiments import (
     language_pairs,
     language_probes,
     language_tokens,
+    language_work,
     llm_finetune_overlap,
 )
 from repsim.experiments.command import parse
@@ -526,11 +527,11 @@ def test_a_training_that_was_killed_goes_on_in_its_middle(smoke: RunDirectory, m
     monkeypatch.setattr(language, "train", lambda *a, **k: real(*a, **{**k, "state_every": 25}))
     monkeypatch.setattr(language, "write_state", cut)
     with pytest.raises(KeyboardInterrupt):
-        language_pairs.run_cell(cell, smoke)
+        language_work.run_cell(cell, smoke)
     state = smoke.model_folder(cell.key).with_suffix(".state")
     assert language.read_state(state).step == 25
     monkeypatch.setattr(language, "write_state", written)
-    again = json.loads(json.dumps(language_pairs.run_cell(cell, smoke)))
+    again = json.loads(json.dumps(language_work.run_cell(cell, smoke)))
     assert again["weights"] == before["weights"]
     assert again["curves"] == before["curves"]
     assert not state.exists()
@@ -555,7 +556,7 @@ def test_text_that_was_changed_since_the_plan_is_refused(tmp_path: Path) -> None
     language_tokens._read.cache_clear()
     run = RunDirectory.create(tmp_path / "run", {})
     with pytest.raises(ValueError, match=r"expected the text of .*book.txt that was planned, [0-9a-f]{16}, got"):
-        language_pairs.run_cell(tokens, run)
+        language_work.run_cell(tokens, run)
 
 
 def test_one_long_document_is_cut_between_words() -> None:

@@ -223,13 +223,25 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int, *, cache: str | Path 
     return tokenizer
 
 
+def split_revision(source: str) -> tuple[str, str | None]:
+    """A hub id and its revision: "owner/name@main" -> ("owner/name", "main"); a folder has none.
+
+    >>> split_revision("gpt2")
+    ('gpt2', None)
+    """
+    if "@" not in source or Path(source).is_dir():
+        return source, None
+    name, _, revision = source.rpartition("@")
+    return name, revision
+
+
 def load_tokenizer(source: str | Path) -> Any:
     """Load the tokenizer of a checkpoint.
 
     >>> load_tokenizer("meta-llama/Llama-3.2-1B-Instruct").eos_token
 
     Args:
-        source: folder or hub id.
+        source: folder or hub id, "owner/name" or with a revision "owner/name@revision".
 
     Returns:
         A fast tokenizer of transformers.
@@ -238,8 +250,9 @@ def load_tokenizer(source: str | Path) -> Any:
     """
     import transformers
 
+    name, revision = split_revision(str(source))
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(str(source))
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name, **({"revision": revision} if revision else {}))
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(f"[load_tokenizer] expected a checkpoint with a tokenizer, got {source}: {lines[0]}") from None

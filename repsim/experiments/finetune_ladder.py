@@ -8,6 +8,7 @@ fine-tuned ones start from one base: it tells a shared start from a pre-trained 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from repsim import statistics
-from repsim.experiments import language_pairs
-from repsim.experiments.language_pairs import FineTuningConfig, estimate, run_cell
+from repsim.experiments import language_effects, language_pairs
+from repsim.experiments.language_pairs import FineTuningConfig, estimate
+from repsim.experiments.language_work import run_cell
 from repsim.experiments.pairs import FIRST, SECOND, learned_pairs, outcome, slopes_of, tried
 from repsim.experiments.sweep import Cell
 from repsim.language_figures import BY_RUNG, rung_name
@@ -49,11 +51,12 @@ class Config(FineTuningConfig):
         default=3, metadata={"help": "independent repetitions; each draws its own split, weights and order"}
     )
     chunk_blocks: int = field(default=4, metadata={"help": "blocks of each chunk"})
-    batch_size: int = field(default=8, metadata={"help": "blocks per step"})
     base_steps: int = field(default=1000, metadata={"help": "steps of the pre-training"})
     steps: int = field(default=500, metadata={"help": "steps of the optimizer at most"})
     loss_every: int = field(default=10, metadata={"help": "steps between two looks at the training loss"})
-    adapter_learning_rate: float = field(default=1e-2, metadata={"help": "of the adapters, after the warm-up"})
+    adapter_learning_rate: float = field(
+        default=1e-2, metadata={"help": "of adapters of rank 1; of others by the square root of the rank less"}
+    )
     learning_rate: float = field(default=1e-3, metadata={"help": "of the other models, after the warm-up"})
 
     def __post_init__(self) -> None:
@@ -84,7 +87,7 @@ PRESETS = {
     "smoke": Config(rungs=("lora2", FULL, ONE_START), seeds=2, base_corpora=("python:topics",), base_blocks=120,
                     base_steps=200, base_learning_rate=1e-2, chunks=20, chunk_blocks=4, block=32, vocabulary=400,
                     width=32, layers=2, heads=2, steps=120, batch_size=8, learning_rate=1e-2,
-                    adapter_learning_rate=3e-2, target_loss=4.55, loss_every=10, probe=60, probe_words=8, words=100,
+                    adapter_learning_rate=4e-2, target_loss=4.55, loss_every=10, probe=60, probe_words=8, words=100,
                     k=5, permutations=10),
     "quick": Config(),
     "paper": Config(alpha=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0), seeds=6,
@@ -130,7 +133,7 @@ def _training(config: Config, rung: str, seed: int) -> dict[str, Any]:
     if rank:
         return {
             **training, "model": None, "tuning": "lora", "rank": rank, "alpha": 2.0 * rank,
-            "adapter_dropout": config.adapter_dropout, "learning_rate": config.adapter_learning_rate,
+            "adapter_dropout": config.adapter_dropout, "learning_rate": config.adapter_learning_rate / math.sqrt(rank),
         }  # fmt: skip
     if rung == FULL:
         return {**training, "model": None, "tuning": "full"}
@@ -154,9 +157,9 @@ def effects(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         own = [pair for pair in pairs if pair["params"]["rung"] == rung]
         seeds = np.array([pair["params"]["seed"] for pair in own])
         levels = {"alpha": np.array([pair["params"]["alpha"] for pair in own])}
-        outcomes = language_pairs.outcomes_of(own)
+        outcomes = language_effects.outcomes_of(own)
         rows = slopes_of(NAME, outcomes, levels, seeds, {"alpha": "from no to all text shared"})
-        full = language_pairs.saturated_outcomes(own)
+        full = language_effects.saturated_outcomes(own)
         found += [
             {**row, "factor": f"data overlap, {rung_name(rung)}", "rung": rung, "saturated": row["outcome"] in full}
             for row in rows
@@ -177,7 +180,7 @@ def effects(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     if len({pair["params"]["place"] for pair in pairs}) > 1:
         seeds = np.array([pair["params"]["seed"] for pair in pairs])
         alpha, place = (np.array([float(pair["params"][name]) for pair in pairs]) for name in ("alpha", "place"))
-        for name, y in language_pairs.outcomes_of(pairs).items():
+        for name, y in language_effects.outcomes_of(pairs).items():
             kept = np.isfinite(y)
             rows = tried(
                 NAME, name, BY_RUNG, "in the data effect, per rung", statistics.interaction,

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from repsim.experiments import language_pairs
-from repsim.experiments.language_pairs import LanguageStudyConfig, estimate, run_cell
+from repsim.experiments import language_effects, language_pairs
+from repsim.experiments.language_pairs import LanguageStudyConfig, estimate
+from repsim.experiments.language_work import run_cell
 from repsim.experiments.sweep import Cell
 
 __all__ = ["CORPORA", "NAME", "PRESETS", "SUMMARY", "Config", "cells", "effects", "estimate", "run_cell"]
@@ -50,7 +51,7 @@ PRESETS = {
                     learning_rate=1e-2, probe=60, probe_words=8, words=100, k=5, permutations=10),
     "quick": Config(),
     # 12 layers of 768 and 20 000 iterations; the batch size is ours, and so is the choice of six public corpora
-    "paper": Config(seeds=6, corpora=HUB_CORPORA, outside=("hub:openai/gsm8k:main:train:question",), chunk_blocks=1000,
+    "paper": Config(seeds=6, corpora=HUB_CORPORA, outside=("hub:Yelp/yelp_review_full",), chunk_blocks=1000,
                     block=256, vocabulary=16_000, width=768, layers=12, heads=12, steps=20_000, batch_size=64,
                     learning_rate=1e-4, precision="bfloat16", probe=5000, words=10_000, permutations=1000),
 }  # fmt: skip
@@ -63,4 +64,4 @@ def cells(config: Config) -> list[Cell]:
 
 def effects(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Slopes of similarity and of agreement on corpus overlap, in every view."""
-    return language_pairs.effects_of(NAME, records, {"corpora": "from no to all corpora shared"})
+    return language_effects.effects_of(NAME, records, {"corpora": "from no to all corpora shared"})

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from repsim.experiments import gpt_corpus_overlap, language_pairs
-from repsim.experiments.language_pairs import estimate, run_cell
+from repsim.experiments import gpt_corpus_overlap, language_effects, language_pairs
+from repsim.experiments.language_pairs import estimate
+from repsim.experiments.language_work import run_cell
 from repsim.experiments.sweep import Cell
 
 __all__ = ["NAME", "PRESETS", "SUMMARY", "Config", "cells", "effects", "estimate", "run_cell"]
@@ -53,4 +54,4 @@ def cells(config: Config) -> list[Cell]:
 def effects(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Slopes on both factors, each at fixed levels of the other, and their interaction."""
     factors = {"alpha": "from no to all text shared", "corpora": "from no to all corpora shared"}
-    return language_pairs.effects_of(NAME, records, factors)
+    return language_effects.effects_of(NAME, records, factors)

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from repsim.experiments import language_pairs
-from repsim.experiments.language_pairs import LanguageStudyConfig, estimate, run_cell
+from repsim.experiments import language_effects, language_pairs
+from repsim.experiments.language_pairs import LanguageStudyConfig, estimate
+from repsim.experiments.language_work import run_cell
 from repsim.experiments.sweep import Cell
 
 __all__ = ["NAME", "PRESETS", "SUMMARY", "Config", "cells", "effects", "estimate", "run_cell"]
@@ -50,4 +51,4 @@ def cells(config: Config) -> list[Cell]:
 
 def effects(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Slopes of similarity and of agreement on alpha, in every view."""
-    return language_pairs.effects_of(NAME, records, {"alpha": "from no to all text shared"})
+    return language_effects.effects_of(NAME, records, {"alpha": "from no to all text shared"})

@@ -1,4 +1,4 @@
-"""Two language models of one recipe: described, trained, compared. What the studies of language share.
+"""Two language models of one recipe, described: what the studies of language choose, and the cells that follow.
 
 A model is described by the tokens cell that its text comes from, its share of that text, what it starts from and its
 training. A pair holds the keys of its two models and how they are compared: on fixed probe texts that no model was
@@ -8,27 +8,21 @@ trained on and that never depend on any overlap.
 from __future__ import annotations
 
 import difflib
-import functools
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from repsim import statistics
-from repsim.experiments import language_probes, language_tokens
-from repsim.experiments.language_probes import Activations
-from repsim.experiments.pairs import FIRST, MEASURES, SECOND, THIRD, learned_pairs, slopes_of, tried
+from repsim.experiments import language_tokens
+from repsim.experiments.pairs import FIRST, MEASURES, SECOND, THIRD, architecture
 from repsim.experiments.sweep import Cell
-from repsim.language_figures import AGREEMENT, MISTAKES, outcome_name
-from repsim.records import RunDirectory
 
 KINDS = ("gpt2", "llama")
 _ROLES = {FIRST: "first", SECOND: "second", THIRD: "third"}
-_CURVE_POINTS = 200  # of a loss curve, in a record
 
 
 @dataclass(frozen=True)
@@ -56,10 +50,10 @@ class LanguageStudyConfig:
     layers: int = field(default=4, metadata={"help": "layers"})
     heads: int = field(default=4, metadata={"help": "attention heads"})
     dropout: float = field(default=0.0, metadata={"help": "dropout"})
-    steps: int = field(default=300, metadata={"help": "steps of the optimizer"})
-    batch_size: int = field(default=16, metadata={"help": "blocks per step"})
+    steps: int = field(default=250, metadata={"help": "steps of the optimizer"})
+    batch_size: int = field(default=8, metadata={"help": "blocks per step"})
     accumulation: int = field(default=1, metadata={"help": "parts that the blocks of a step are cut into"})
-    learning_rate: float = field(default=1e-3, metadata={"help": "after the warm-up"})
+    learning_rate: float = field(default=2e-3, metadata={"help": "after the warm-up"})
     precision: str = field(
         default="float32", metadata={"help": "float32 or bfloat16", "choices": ("float32", "bfloat16")}
     )
@@ -165,13 +159,13 @@ def training_of(config: LanguageStudyConfig, **changes: Any) -> dict[str, Any]:
     names = ("width", "layers", "heads", "dropout", "steps", "batch_size", "accumulation", "learning_rate",
              "precision", "checkpointing")  # fmt: skip
     training = {name: getattr(config, name) for name in names}
-    return {"model": config.model, "positions": config.block, **training, **changes}
+    return {"model": architecture(config.model), "positions": config.block, **training, **changes}
 
 
-@functools.lru_cache(maxsize=4)
-def _weights_hash(folder: str) -> str:
+def weights_hash(folder: Path) -> str:
+    """Of the files of weights in a folder. Example: ``weights_hash(run.model_folder(key))``, 16 digits."""
     digest = hashlib.sha256()
-    for path in sorted(Path(folder).glob("*.safetensors")) or sorted(Path(folder).glob("*.bin")):
+    for path in sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin")):
         with open(path, "rb") as file:
             while part := file.read(1 << 22):
                 digest.update(part)
@@ -205,14 +199,14 @@ def model_cell(
     return Cell(study, "model", params, needs=(tokens.key, *([base["key"]] if base and "key" in base else [])))
 
 
-def _chunks_of(params: Mapping[str, Any], split: Mapping[str, Any], role: str) -> tuple[np.ndarray, float]:
+def chunks_of(params: Mapping[str, Any], split: Mapping[str, Any], role: str) -> tuple[np.ndarray, float]:
     """A model's chunks of the pool, and the share of them that the first model has, too."""
     made = language_tokens.chunk_positions(params, split)
     return (made.first, 1.0) if role == "first" else (made.second, made.realised)
 
 
 def _chunk_hash(tokens: Cell, split: Mapping[str, Any], role: int) -> str:
-    chunks, _ = _chunks_of(tokens.params, split, _ROLES[role])
+    chunks, _ = chunks_of(tokens.params, split, _ROLES[role])
     return hashlib.sha256(chunks.astype("<i8").tobytes()).hexdigest()[:16]
 
 
@@ -299,7 +293,7 @@ def foundation(study: str, config: LanguageStudyConfig) -> tuple[list[Cell], Cel
         tokens = language_tokens.tokens_cell(study, config)
         folder = Path(config.checkpoint).expanduser()
         named = {"checkpoint": language_tokens.located(config.checkpoint)}
-        return [tokens], tokens, {**named, "sha256": _weights_hash(str(folder))} if folder.is_dir() else named
+        return [tokens], tokens, {**named, "sha256": weights_hash(folder)} if folder.is_dir() else named
     tokens = language_tokens.tokens_cell(study, config, base=config.base_corpora, base_blocks=config.base_blocks)
     training = training_of(config, steps=config.base_steps, learning_rate=config.base_learning_rate)
     params = {"model": "base", "tokens": tokens.key, "split": None, "base": None, "training": training}
@@ -311,226 +305,8 @@ def estimate(cell: Cell) -> float:
     """Seconds on one core, roughly: what a plan shows before anything ran."""
     if cell.kind == "model":
         training = cell.params["training"]
-        # 9 000 tokens a second and core with 4 layers of 128; a checkpoint is taken for a billion parameters
-        size = 1e9 if training["model"] not in KINDS and not (cell.params["base"] or {}).get("key") else (
-            12 * training["layers"] * training["width"] ** 2 + 2000 * training["width"]
-        )  # fmt: skip
-        return 2.0 + training["steps"] * training["batch_size"] * training["positions"] / 9000 * size / 1.04e6
+        # 7 000 tokens a second and core with 4 layers of 128; a checkpoint is taken for a billion parameters
+        ours = training["model"] in KINDS or "key" in (cell.params["base"] or {})
+        size = 12 * training["layers"] * training["width"] ** 2 + 2000 * training["width"] if ours else 1e9
+        return 2.0 + training["steps"] * training["batch_size"] * training["positions"] / 7000 * size / 1.04e6
     return 4.0 if cell.kind == "tokens" else 6.0
-
-
-# ------------------------------------------------------------------------------------------------ work, in a worker
-
-
-def run_cell(cell: Cell, run: RunDirectory) -> Mapping[str, Any]:
-    """Do one cell and return the result of its record."""
-    work: dict[str, Callable[[Cell, RunDirectory], dict[str, Any]]] = {
-        "tokens": language_tokens.prepare, "model": _train, "pair": _compare,
-    }  # fmt: skip
-    return work[cell.kind](cell, run)
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _config(training: Mapping[str, Any], source: str | None) -> Any:
-    """The `LanguageConfig` that a record describes; JSON has no tuples."""
-    from repsim.training.language import LanguageConfig
-
-    named = {**training, "model": source} if source else dict(training)
-    fields: dict[str, Any] = {name: tuple(item) if isinstance(item, list) else item for name, item in named.items()}
-    return LanguageConfig(**fields)
-
-
-def _source(base: Mapping[str, str] | None, run: RunDirectory) -> str | None:
-    """Where the model lies that another one starts from."""
-    if base is None:
-        return None
-    if "key" in base:
-        return str(run.model_folder(base["key"]))
-    named = base["checkpoint"]
-    return str(Path(named).expanduser()) if named.startswith("~") else named
-
-
-def _train(cell: Cell, run: RunDirectory) -> dict[str, Any]:
-    from repsim.training import language
-
-    params = cell.params
-    tokens = language_tokens.load(str(run.model_folder(params["tokens"])))
-    realised = 1.0
-    if params["split"] is None:
-        data = tokens.blocks("base")
-    else:
-        described = run.read(params["tokens"])["params"]
-        chunks, realised = _chunks_of(described, params["split"], params["model"])
-        data = tokens.of_chunks(chunks, described["chunk_blocks"])
-    config = _config(params["training"], _source(params["base"], run))
-    state = run.model_folder(cell.key).with_suffix(".state")
-    trained = language.train(config, data, device=_device(), state=state)
-    folder = run.model_folder(cell.key)
-    language.save(trained.model, folder, tokenizer=tokens.tokenizer if params["split"] is None else None)
-    state.unlink(missing_ok=True)
-    return {
-        "saved": f"models/{cell.key}",
-        "weights": _weights_hash(str(folder)),
-        "curves": {name: _thinned(curve) for name, curve in trained.curves.items()},
-        "learned": trained.learned,
-        "reason": trained.reason,
-        "steps": trained.steps,
-        "tokens_seen": trained.tokens,
-        "loss": trained.loss,
-        "unigram_loss": language.unigram_loss(data),
-        "realised_overlap": realised,
-        "blocks": len(data),
-        "blocks_sha256": data.content_hash(),
-    }
-
-
-def _thinned(curve: Sequence[Any]) -> list[Any]:
-    """At most as many points as a figure shows, the last one among them."""
-    every = -(-len(curve) // _CURVE_POINTS)
-    return list(curve[::-1][:: every or 1])[::-1]
-
-
-@dataclass(frozen=True, eq=False)
-class _Seen:
-    """A model on the probes and on held-out blocks."""
-
-    activations: Activations
-    predicted: np.ndarray  # int64 [n, t - 1]
-    loss: float
-
-
-def _seen(model: Any, tokens_folder: str, words: int) -> _Seen:
-    from repsim.training.language import evaluate, predictions
-
-    tokens = language_tokens.load(tokens_folder)
-    model, held_out = model.to(_device()), tokens.blocks("held_out")
-    return _Seen(
-        language_probes.activations(model, tokens.tokenizer, tokens.probe, words),
-        predictions(model, held_out),
-        evaluate(model, held_out),
-    )
-
-
-@functools.lru_cache(maxsize=3)  # a first model and a base meet many others
-def _look(folder: str, base: str | None, tokens_folder: str, words: int) -> _Seen:
-    from repsim.training import language
-
-    return _seen(language.load(folder, base=base), tokens_folder, words)
-
-
-def _look_at_start(params: Mapping[str, Any], run: RunDirectory, words: int) -> _Seen:
-    """What a model started from: its base, or itself untrained."""
-    from repsim.training.causal_models import from_checkpoint
-
-    folder, source = str(run.model_folder(params["tokens"])), _source(params["base"], run)
-    if source is None:
-        return _untrained(params["training"], folder, words)
-    if "key" in params["base"]:
-        return _look(source, None, folder, words)
-    return _seen(from_checkpoint(source, weights=True), folder, words)
-
-
-def _untrained(training: Mapping[str, Any], tokens_folder: str, words: int) -> _Seen:
-    from repsim.training import language
-
-    vocabulary = language_tokens.load(tokens_folder).vocabulary
-    return _seen(language.build(_config(training, None), vocabulary), tokens_folder, words)
-
-
-def _compare(cell: Cell, run: RunDirectory) -> dict[str, Any]:
-    params = cell.params
-    folder, words = str(run.model_folder(params["tokens"])), params["compare"]["words"]
-    result: dict[str, Any] = {}
-    if "untrained" in params:
-        first, second = (_untrained(training, folder, words) for training in params["untrained"])
-    else:
-        records = [run.read(params[side]) for side in ("first", "second") if params[side] != "start"]
-        seen = [
-            _look(str(run.model_folder(record["key"])), _source(record["params"]["base"], run), folder, words)
-            for record in records
-        ]
-        if len(seen) == 1:
-            seen.append(_look_at_start(records[0]["params"], run, words))
-        else:
-            for side, record in zip(("first", "second"), records, strict=True):
-                result |= {
-                    f"learned_{side}": record["result"]["learned"],
-                    f"steps_{side}": record["result"]["steps"],
-                    f"training_loss_{side}": record["result"]["loss"],
-                }
-            result["realised_overlap"] = records[1]["result"]["realised_overlap"]
-        first, second = seen
-    sides = [first.activations, second.activations]
-    if params["compare"]["changes"]:
-        starts = [_look_at_start(record["params"], run, words).activations for record in records]
-        sides = [side | language_probes.changes(side, start) for side, start in zip(sides, starts, strict=True)]
-    targets = language_tokens.load(folder).blocks("held_out").targets()
-    same = first.predicted == second.predicted
-    wrong = (first.predicted != targets) & (second.predicted != targets)
-    return {
-        **result,
-        **language_probes.compared(sides[0], sides[1], params["compare"], params["seed"]),
-        "held_out_loss_first": first.loss,
-        "held_out_loss_second": second.loss,
-        AGREEMENT: float(same.mean()),
-        MISTAKES: float(same[wrong].mean()) if wrong.any() else None,
-    }
-
-
-# --------------------------------------------------------------------------------------------------------- the effects
-
-
-def outcomes_of(pairs: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """What pairs are compared by: every measure in every view, and how far their predictions agree; NaN for missing.
-
-    Example: ``outcomes_of(learned_pairs(records))["cka"]``, float [pairs].
-    """
-
-    def column(values: Sequence[Any]) -> np.ndarray:
-        return np.array([np.nan if value is None else float(value) for value in values])
-
-    results = [pair["result"] for pair in pairs]
-    found = {name: column([result["similarity"][name]["last"] for result in results]) for name in MEASURES}
-    for view in dict.fromkeys(view for result in results for view in result["views"]):
-        for name in language_probes.MEASURES_OF_VIEWS:
-            seen = [result["views"].get(view) for result in results]
-            found[outcome_name(name, view)] = column([one and one["similarity"][name]["last"] for one in seen])
-    return found | {name: column([result[name] for result in results]) for name in (AGREEMENT, MISTAKES)}
-
-
-def saturated_outcomes(pairs: Sequence[Mapping[str, Any]]) -> set[str]:
-    """Outcomes that are saturated in every pair: what is left of their slope is no finding."""
-    by_name: dict[str, list[bool]] = {}
-    for pair in pairs:
-        for name, full in pair["result"]["saturated"].items():
-            by_name.setdefault(name, []).append(full)
-        for view, found in pair["result"]["views"].items():
-            for name, full in found["saturated"].items():
-                by_name.setdefault(outcome_name(name, view), []).append(full)
-    return {name for name, flags in by_name.items() if all(flags)}
-
-
-def effects_of(study: str, records: Iterable[Mapping[str, Any]], factors: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Slopes on every factor (a name and its unit) of every outcome, their interaction, and agreement with CKA."""
-    pairs = learned_pairs(records)
-    if not pairs:
-        return []
-    seeds = np.array([pair["params"]["seed"] for pair in pairs])
-    levels = {name: np.array([float(pair["params"][name]) for pair in pairs]) for name in factors}
-    outcomes = outcomes_of(pairs)
-    units = {**factors, "interaction": "in the data effect, from no to all corpora shared"}
-    found = slopes_of(study, outcomes, levels, seeds, units)
-    stratum = np.stack(list(levels.values()), axis=1)
-    for name in MEASURES:
-        kept = np.isfinite(outcomes[name]) & np.isfinite(outcomes[AGREEMENT])
-        found += tried(
-            study, AGREEMENT, f"same overlap:{name}", "Spearman", statistics.within, outcomes[name][kept],
-            outcomes[AGREEMENT][kept], stratum[kept], seeds[kept],
-        )  # fmt: skip
-    full = saturated_outcomes(pairs)
-    return [{**row, "saturated": row["outcome"] in full} for row in statistics.adjust(found)]

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from repsim.experiments import language_pairs
+from repsim.experiments import language_effects, language_pairs
 from repsim.experiments.gpt_corpus_overlap import CORPORA, HUB_CORPORA
-from repsim.experiments.language_pairs import FineTuningConfig, estimate, run_cell
+from repsim.experiments.language_pairs import FineTuningConfig, estimate
+from repsim.experiments.language_work import run_cell
 from repsim.experiments.sweep import Cell
 
 __all__ = ["NAME", "PRESETS", "SUMMARY", "Config", "cells", "effects", "estimate", "run_cell"]
@@ -50,7 +51,7 @@ class Config(FineTuningConfig):
 
 _FULL = Config(alpha=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0), model="meta-llama/Llama-3.2-1B-Instruct", rank=32,
                adapter_alpha=64.0, adapter_dropout=0.05, corpora=("hub:roneneldan/TinyStories",),
-               outside=("hub:openai/gsm8k:main:train:question",), chunk_blocks=500, block=512, steps=2000,
+               outside=("hub:Yelp/yelp_review_full",), chunk_blocks=500, block=512, steps=2000,
                batch_size=32, accumulation=8, learning_rate=2e-4, precision="bfloat16", checkpointing=True,
                probe=5000, words=10_000, permutations=1000)  # fmt: skip
 PRESETS = {
@@ -80,4 +81,4 @@ def effects(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Slopes of similarity and of agreement on the overlap, in every view, and of what fine-tuning changed."""
     by_chunks = any("alpha" in record["params"] for record in records if record["kind"] == "pair")
     factors = {"alpha": "from no to all text shared"} if by_chunks else {"corpora": "from no to all corpora shared"}
-    return language_pairs.effects_of(NAME, records, factors)
+    return language_effects.effects_of(NAME, records, factors)

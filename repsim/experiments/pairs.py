@@ -110,10 +110,11 @@ def _check_model(model: str) -> None:
         raise ValueError(f"expected model as {own}, a checkpoint folder or owner/name on the hub, got {model!r}{hint}")
 
 
-def _architecture(model: str) -> str | dict[str, Any]:
+def architecture(model: str) -> str | dict[str, Any]:
     """What a model's key and record hold: of a folder, which may change or go, the configuration itself."""
-    if Path(model).is_dir():
-        described: dict[str, Any] = json.loads((Path(model) / "config.json").read_text())
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        described: dict[str, Any] = json.loads((folder / "config.json").read_text())
         return described
     return model
 
@@ -196,7 +197,7 @@ def model_cell(
     positions, _ = _positions(data, split)
     own = _MODELS_PER_SEED * seed + role
     training = {
-        "model": _architecture(config.model),
+        "model": architecture(config.model),
         "width": config.width,
         "epochs": config.epochs,
         "batch_size": config.batch_size,

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from repsim.data.text import split_revision
+
 KINDS = ("gpt2", "llama")
 _LOADING = (OSError, ValueError, RuntimeError, KeyError, ImportError, AttributeError)  # what a library refuses with
 
@@ -103,18 +105,6 @@ def from_checkpoint(
     if lacking:
         raise ValueError(f"[build] expected a checkpoint with all weights, got {name} without {', '.join(lacking[:3])}")
     return model
-
-
-def split_revision(source: str) -> tuple[str, str | None]:
-    """A hub id and its revision: "owner/name@main" -> ("owner/name", "main"); a folder has none.
-
-    >>> split_revision("gpt2")
-    ('gpt2', None)
-    """
-    if "@" not in source or Path(source).is_dir():
-        return source, None
-    name, _, revision = source.rpartition("@")
-    return name, revision
 
 
 def why(error: BaseException) -> str:
