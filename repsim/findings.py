@@ -23,9 +23,25 @@ LABELS = {
     "transfer_auc": "Attack transfer",
     "prediction_agreement": "Agreement of predictions",
     "same_mistake": "Agreement where both are wrong",
+    "white_box_exact": "White-box compliance",
+    "transfer_exact": "Transferred compliance",
+    "transfer_bypass": "Transferred refusal bypass",
+    "conditional_exact": "Compliance where the first model fell",
 }
-FACTORS = {"alpha": "data overlap α", "shared": "shared attributes", "corpora": "corpus overlap"}
-WHAT = {"alpha": "data overlap", "shared": "shared attributes", "corpora": "corpus overlap"}
+FACTORS = {
+    "alpha": "data overlap α",
+    "shared": "shared attributes",
+    "corpora": "corpus overlap",
+    "fork": "shared pre-training",
+    "overlap": "shared fine-tuning examples",
+}
+WHAT = {
+    "alpha": "data overlap",
+    "shared": "shared attributes",
+    "corpora": "corpus overlap",
+    "fork": "shared pre-training",
+    "overlap": "shared fine-tuning examples",
+}
 
 
 @dataclass(frozen=True)
@@ -160,7 +176,7 @@ def sentence(effect: Record) -> tuple[str, str]:
         if p is not None
         else "no p"
     )
-    digits = 2 if factor in ("correlation", "within") else 3
+    digits = 2 if factor in ("correlation", "within", "within_fork") else 3
     ends = f"{number(low, digits)} to {number(high, digits)}" if low is not None and high is not None else ""
     interval = f"95\u00a0% interval {ends}" if ends else "no interval"
     excludes = low is not None and high is not None and not low <= 0 <= high
@@ -177,9 +193,10 @@ def sentence(effect: Record) -> tuple[str, str]:
         verb = "reinforce" if estimate > 0 else "dampen"
         claim = f"{outcome}: shared data and shared tasks {verb} each other, {size}{unit}"
         none = f"No clear interaction in {inside(outcome)}: {size}{unit}"
-    elif factor in ("correlation", "within"):
-        who, no = ("Among pairs of the same overlap, those", "Among pairs of the same overlap, no")
-        who, no = (who, no) if factor == "within" else ("Pairs", "No")
+    elif factor in ("correlation", "within", "within_fork"):
+        same = {"within": "overlap", "within_fork": "fork depth"}.get(factor)
+        who, no = (f"Among pairs of the same {same}, {word}" if same else word.capitalize() for word in ("those", "no"))
+        who = who if same else "Pairs"
         likeness, many = inside(LABELS.get(measure, measure)), "more" if estimate > 0 else "fewer"
         claim = f"{who} more alike by {likeness} pass {many} attacks on, correlation {number(estimate, 2)}"
         none = f"{no} clear link between {likeness} and transfer: correlation {number(estimate, 2)}"

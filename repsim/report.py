@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from repsim import figures, language_figures, statistics, theme
+from repsim import figures, jailbreak_figures, language_figures, statistics, theme
 from repsim.findings import (
     FACTORS,
     LABELS,
@@ -84,6 +84,8 @@ def render(
     sections = [
         language_figures.section(str(name), rows, records, failures)
         if language_figures.is_language(str(name), records)
+        else jailbreak_figures.section(str(name), rows, records, failures)
+        if name == jailbreak_figures.STUDY
         else _section(study_of(str(name), records), rows, records, failures, artifacts)
         for name in names
     ]
@@ -302,9 +304,12 @@ def _flagged(study: Study, records: Sequence[Record]) -> list[str]:
 
 def _row_label(row: Record) -> str:
     factor, _, measure = str(row["factor"]).partition(":")
-    if factor in ("correlation", "within"):
-        return f"{LABELS.get(measure, measure)}{', same overlap' if factor == 'within' else ', all pairs'}"
-    name = {"alpha": "data overlap", "shared": "shared attributes", "interaction": "data × task"}.get(factor, factor)
+    among = {"correlation": ", all pairs", "within": ", same overlap", "within_fork": ", same fork"}
+    if factor in among:
+        return f"{LABELS.get(measure, measure)}{among[factor]}"
+    name = {"alpha": "data overlap", "shared": "shared attributes", "interaction": "data × task"}.get(
+        factor, WHAT.get(factor, factor)
+    )
     via = f" via {LABELS.get(measure, measure)}" if measure else ""
     return (
         f"{LABELS.get(str(row['outcome']), str(row['outcome']))}{',' if factor == 'interaction' else ' on'} {name}{via}"
@@ -313,7 +318,9 @@ def _row_label(row: Record) -> str:
 
 def _effect_row(row: Record) -> dict[str, str]:
     grade, _ = sentence(row)
-    title = (TITLES | language_figures.TITLES).get(str(row["study"]), (str(row["study"]), ""))[0]
+    title = (TITLES | language_figures.TITLES | jailbreak_figures.TITLES).get(
+        str(row["study"]), (str(row["study"]), "")
+    )[0]
     low, high = finite(row.get("low")), finite(row.get("high"))
     return {
         "study": title,

@@ -64,9 +64,10 @@ STUDY: dict[str, set[str]] = {
     "records": {"whole_files"},
     "findings": {"statistics"},
     "figures": {"statistics", "findings"},
+    "jailbreak_figures": {"statistics", "findings", "figures"},
     "theme": set(),
     "language_figures": {"statistics", "findings", "figures"},
-    "report": {"records", "statistics", "findings", "figures", "language_figures", "theme"},
+    "report": {"records", "statistics", "findings", "figures", "jailbreak_figures", "language_figures", "theme"},
 }
 BETWEEN: dict[str, set[str]] = {
     "activations": {"arrays", "interchange", "store"},

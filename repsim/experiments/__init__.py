@@ -25,12 +25,13 @@ STUDIES: dict[str, str] = {
     "gpt_data_corpus_factorial": "repsim.experiments.gpt_data_corpus_factorial",
     "llm_finetune_overlap": "repsim.experiments.llm_finetune_overlap",
     "finetune_ladder": "repsim.experiments.finetune_ladder",
+    "jailbreak_transfer": "repsim.experiments.jailbreak_transfer",
 }
 # Studies that run when they or their group are named; the others are the default run, which takes minutes.
 GROUPS: dict[str, tuple[str, ...]] = {
     "language": (
         "gpt_data_overlap", "gpt_corpus_overlap", "gpt_data_corpus_factorial", "llm_finetune_overlap",
-        "finetune_ladder",
+        "finetune_ladder", "jailbreak_transfer",
     ),
 }  # fmt: skip
 
