@@ -22,7 +22,7 @@ from .reductions.moments import lifted_bytes, room_for
 from .request import Request
 
 _INSTEAD = {
-    "rsa": 'ranks="float32", or comparison="pearson", which streams',
+    "rsa": 'comparison="pearson", which streams, or a sample of the inputs',
     "kernel_ridge": "ridge_regression, or a sample of the inputs",
     "imd": 'spectrum="probes", or a sample of the inputs',
     "soft_matching": 'solver="pot", or layers whose widths divide each other',
@@ -150,7 +150,7 @@ def plan_of(
     """
     limit = available_memory() if memory is None else memory
     n, down, across = len(left[0]), [rows.depth for rows in left], [rows.depth for rows in right]
-    keeps = keeps or request.plan.permutations > 0 or bool(request.graphs)
+    keeps = keeps or bool(request.graphs) or (bool(request.methods) and request.plan.permutations > 0)
 
     def of(names: Sequence[str], label: str) -> Planned:
         demands = [_demand(request, name) for name in names]
