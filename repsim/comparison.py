@@ -158,7 +158,7 @@ def _number(grid: Grid, i: int | None, j: int | None) -> str:
 
 
 def title(measure: str, grid: Grid) -> str:
-    options = (f"{name}={value}" for name, value in grid.options.items())
+    options = (f"{name}={value}" for name, value in grid.options.items() if value is not None)
     return f"{measure}  ({', '.join([f'n={grid.n}', *options, grid.precision])})"
 
 

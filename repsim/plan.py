@@ -53,9 +53,9 @@ class ComparisonPlan:
         plan                                            # a table
         plan["rsa"].bytes, plan.together.seconds
 
-    ``groups``: measures that are evaluated together, so that their needs fit ``memory``. Bytes are bounds; seconds are
-    operations over rates that were measured on this machine, one kind of operation each, and mostly within a factor of
-    three of what a call takes.
+    ``groups``: measures that are evaluated together, so that their needs fit ``memory``. Bytes are bounds, of the ranks
+    of rsa for distances that span a factor of 16; seconds are operations over rates that were measured on this machine,
+    one kind of operation each, and mostly within a factor of three of what a call takes.
     """
 
     n: int

@@ -249,8 +249,10 @@ def test_the_colours_of_a_page_span_its_values(tmp_path: Path) -> None:
 
 
 def test_titles_and_pages_of_measures_without_options_or_chance(tmp_path: Path) -> None:
-    table = repsim.compare(*sides(), measures=["bures", "angular_cka"])
-    assert "bures  (n=50, float64)" in repr(table).splitlines()
+    table = repsim.compare(*sides(), measures=["bures", "rsa", "angular_cka"])
+    lines = repr(table).splitlines()
+    assert "bures  (n=50, float64)" in lines
+    assert "rsa  (n=50, comparison=spearman, rdm=euclidean, float64)" in lines  # no ranks or memory were given
     table.to_html(tmp_path / "p.html")
     text = (tmp_path / "p.html").read_text()
     assert "; chance not asked for. A" in text and "; chance not known. A" in text

@@ -94,10 +94,12 @@ def _parser() -> Parser:
         help="neighbours, of the measures of neighbours (default: %(default)s)",
     )
     add("--metric", default="cosine", help="of neighbours: cosine, inner_product, euclidean (default: %(default)s)")
-    add("--permutations", type=int, default=200, metavar="N", help="for chance levels (default: %(default)s)")
+    add("--permutations", type=int, default=200, metavar="N",
+        help="relabellings for chance: for most measures each is another evaluation of every pair; cka, hsic and "
+        "mutual_knn know it exactly (default: %(default)s)")  # fmt: skip
     add("--seed", type=int, default=0, metavar="N", help="of the permutations (default: %(default)s)")
     add("--plan", action="store_true", help="only say what memory and about how much time every measure will need")
     add("--resume", type=Path, metavar="DIR", help="keep every finished grid there, and read those that are there")
     add("--threads", type=count, metavar="N", help="native threads (default: all cores of this process)")
-    add("--memory", metavar="SIZE", help="budget such as 512MiB or 4GB (default: each measure's own)")
+    add("--memory", metavar="SIZE", help="budget such as 512MiB or 4GB (default: what is available)")
     return parser
