@@ -31,10 +31,11 @@ def compare(words: Sequence[str]) -> int:
     names = ["a", "b"] if len(paths) == 2 else _names(paths)
     sides = [open_side(path, name) for path, name in zip(paths, names, strict=True)]
     require_same_inputs(sides, values["layers"])
-    for other in sides[1:]:
-        if sides[0].data and other.data and sides[0].data != other.data:
+    known = [side for side in sides if side.data]
+    for other in known[1:]:
+        if other.data != known[0].data:
             print(
-                f"note: {sides[0].path} and {other.path} are of different data; their rows are paired by sample id",
+                f"note: {known[0].path} and {other.path} are of different data; their rows are paired by sample id",
                 file=sys.stderr,
             )
     models = {side.letter: side.rows(values["layers"]) for side in sides}
