@@ -21,7 +21,9 @@ from .reductions import dissimilarities_of, dissimilarity_tiles, kernel_sums, ne
 from .reductions.moments import lifted_bytes, room_for
 from .request import Request
 
+_OF_TILES = "fewer layers at a time, or a sample of the inputs"
 _INSTEAD = {
+    **dict.fromkeys(("distance_correlation", "rsm_norm_difference", "uniformity_difference"), _OF_TILES),
     "rsa": 'comparison="pearson", which streams, or a sample of the inputs',
     "kernel_ridge": "ridge_regression, or a sample of the inputs",
     "imd": 'spectrum="probes", or a sample of the inputs',
@@ -249,7 +251,9 @@ def _planned(
 
 
 def _too_much(one: Planned, request: Request, limit: int, memory: int | None) -> ValueError:
-    instead = _INSTEAD.get(one.measure, _OF_GRAPHS if one.measure in request.graphs else _OF_FEATURES)
+    kernel = request.kernels[one.measure].kernel if one.measure in request.kernels else Linear()
+    of_its_kind = _OF_GRAPHS if one.measure in request.graphs else _OF_FEATURES if kernel == Linear() else _OF_TILES
+    instead = _INSTEAD.get(one.measure, of_its_kind)
     where = "memory=" if memory is not None else "the available memory"
     return ValueError(
         f"[compare] expected measures that fit {where} of {_size(limit)}, got {one.measure}, which needs "

@@ -184,6 +184,7 @@ def test_rates_are_measured_for_every_kind() -> None:
         pytest.param("rsa", r'got rsa, which needs 5\.\d+ MB .* take comparison="pearson", which streams', id="ranks"),
         pytest.param("kernel_ridge", r"got kernel_ridge, .* take ridge_regression, or a sample", id="kernel-matrix"),
         pytest.param(["pls", "mutual_knn"], r"got pls, .* take fewer layers at a time", id="features"),
+        pytest.param("cka_rbf", r"got cka_rbf, .* take fewer layers at a time, or a sample of the inputs", id="tiles"),
         pytest.param(["mutual_knn", "pls"], r"got mutual_knn, .* take a smaller k", id="graphs"),
     ],
 )
