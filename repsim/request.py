@@ -214,8 +214,8 @@ def _asked(name: str, own: Mapping[str, Any]) -> Asked:
     make = REGISTRY[name].method
     assert make is not None, "only those are comparable"
     every = _bound(name, make, own, defaults=True)
-    plain = {option: _plain(value) for option, value in every.items()}
-    return Asked(make(**own), plain, REGISTRY[name].kind)
+    method = make(**own)  # which refuses bad options
+    return Asked(method, {option: _plain(value) for option, value in every.items()}, REGISTRY[name].kind)
 
 
 def _plain(value: Any) -> Any:
