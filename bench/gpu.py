@@ -44,14 +44,19 @@ LIBRARIES = (
     "flashlib",
 )
 TITLES = {"rbf_cka": "RBF CKA", "nearest": "nearest", "linear": "linear CKA"}
+SUMMARIES = {
+    "rbf_cka": "debiased, both kernels of one given sigma; 2 n^2 d flop",
+    "nearest": "k best of all other rows by the cosine, of rows of length 1; n^2 d flop",
+    "linear": "debiased, in float64; 6 n d^2 flop",
+}
 METHOD = """\
 Medians of wall times of whole calls on rows that lie on the GPU, until it has nothing left to do; as many calls as fit
-in {enough:g} s, 5 at most, after one on few rows. TFLOP/s count every pair of rows once, for each side, whatever a
-contender does: 2 n^2 d for RBF CKA, n^2 d for nearest, 6 n d^2 for linear CKA. "of GEMM" is the share of the rate of
-torch's product of the same words, measured in this run. "over repsim" is the time over that of the faster row of
-repsim with the same words: above 1, repsim is faster. Memory is the peak of what torch allocates, rows included; CuPy,
-faiss and cuVS allocate their own, which is not seen. "identical" is the share of the neighbours in float64 of sampled
-rows. repsim's lists are exact whatever the filter; bfloat16 lists of others are not.
+in {enough:g} s, 5 at most, after one on few rows. TFLOP/s count what the formula under a title says, every pair of rows
+once, whatever a contender does. "of GEMM" is the share of the rate of torch's product of the same words, measured in
+this run; fused kernels make float32 of six products of bfloat16. "over repsim" is the time over that of the faster row
+of repsim with the same words: above 1, repsim is faster. Memory is the peak of what torch allocates, rows included;
+CuPy, faiss and cuVS allocate their own, which is not seen. "identical" is the share of the neighbours in float64 of
+sampled rows. repsim's lists are exact whatever the filter; bfloat16 lists of others are not.
 """
 
 
@@ -231,7 +236,8 @@ def _goals(records: Sequence[Result], rates: dict[str, float]) -> str:
         met = "yes" if best["seconds"] <= goal else "no"
         rows.append((title, words, f"{goal:g} s", f"{best['seconds']:.3g} s", best["options"]["contender"], share, met))
     columns = ("job", "words", "goal on an H200", "measured", "by", "of GEMM", "met")
-    return section("goals", "the faster of repsim's routes", columns, rows)
+    summary = "the faster of repsim's routes; every search of repsim is certified, that without proof has no row here"
+    return section("goals", summary, columns, rows)
 
 
 def _fastest(records: Sequence[Result]) -> Result | None:
@@ -271,7 +277,7 @@ def _section(records: Sequence[Result], rates: dict[str, float]) -> str:
         ))  # fmt: skip
     columns = ("contender", "words", "median", "calls", "TFLOP/s", "of GEMM", "over repsim", "peak of torch's memory",
                "identical" if neighbours else "difference from the first row")  # fmt: skip
-    return section(f"{TITLES[case]}: n = {n}, d = {d}" + (f", k = {k}" if k else ""), "", columns, rows)
+    return section(f"{TITLES[case]}: n = {n}, d = {d}" + (f", k = {k}" if k else ""), SUMMARIES[case], columns, rows)
 
 
 def _difference(record: Result, first: Result) -> str:
@@ -322,7 +328,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Check, time, print, write; returns 0, 1 without a GPU or where repsim was wrong or failed, 130 if interrupted."""
     parser = argparse.ArgumentParser(prog="python -m bench gpu", description=__doc__, allow_abbrev=False)
     parser.add_argument("--minutes", type=float, default=7.5, help="time for all cases (default: 7.5)")
-    parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", CHECKOUT / "build/gpu")))
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path(os.environ.get("OUT", CHECKOUT / "build/gpu")),
+        help="the folder of gpu.jsonl, gpu.err and gpu.md (default: $OUT, or build/gpu)",
+    )
     parser.add_argument("--only", default="", help="cases whose description contains this")
     options = parser.parse_args(arguments)
     why = missing()
@@ -335,6 +346,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fused = hopper.available("cuda")
     facts = {**machine.facts(), **gpu_facts(fused)}
     todo = [case for case in cases(fused) if options.only in case.title]
+    if not todo:
+        parser.error(f"argument --only: expected a part of a case such as {next(cases(fused)).title!r}")
     return measure(todo, facts, options.out, 60 * options.minutes, [sys.executable, "-m", "bench.gpu_cases"])
 
 

@@ -20,7 +20,7 @@ from repsim.measures.neighbours import Neighbours
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))  # bench is run from a checkout; it is not installed
 
-from bench import gpu, gpu_cases, hopper_cases, isolated  # noqa: E402
+from bench import gpu, gpu_cases, gpu_peers, hopper_cases, isolated  # noqa: E402
 from bench.__main__ import main as bench_main  # noqa: E402
 
 PORTABLE = gpu.PORTABLE
@@ -29,8 +29,10 @@ PORTABLE = gpu.PORTABLE
 @pytest.fixture
 def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """The cases on CPU tensors; the last chunk of rows is a short one."""
-    for name, value in {"DEVICE": "cpu", "TORCH_ROWS": 70, "LIFTED_ROWS": 90, "GEMM_SIZE": 32, "MOST_CALLS": 2}.items():
+    for name, value in {"DEVICE": "cpu", "GEMM_SIZE": 32, "MOST_CALLS": 2}.items():
         monkeypatch.setattr(gpu_cases, name, value)
+    for name, rows in {"TORCH_ROWS": 70, "LIFTED_ROWS": 90}.items():
+        monkeypatch.setattr(gpu_peers, name, rows)
     return monkeypatch
 
 
@@ -91,6 +93,14 @@ def test_what_keeps_failing_is_given_up_and_what_must_not_run_says_why(tmp_path:
     assert {n: one["not_run"] for n, one in enumerate(records) if "not_run" in one} == {
         7: "given up after 3 failures", 8: "too large", 9: "given up after 3 failures",
     }  # fmt: skip
+
+
+def test_a_case_that_the_time_cuts_short_has_not_failed(tmp_path: Path) -> None:
+    todo = [hopper_cases.Case("sums_are_right", 0, {"n": n}) for n in range(3)]
+    records = follow(todo, worker(tmp_path, "time.sleep(60 * n) or {}"), 2.5, tmp_path)
+    over = "the time was over before it had ended"
+    assert [one.get("not_run") for one in records] == [None, over, "no time is left"]
+    assert isolated.tally(records, 3) == "1 of 3 right or timed, 0 wrong or failed, 2 not run"
 
 
 # --------------------------------------------------------------------------------------------------------------- cases
@@ -167,12 +177,12 @@ def peers_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     flashlib = SimpleNamespace(flash_knn=lambda x, base, k, return_distances: knn(x, k).int())
     modules = {"cupy": NumpyAsCupy(), "faiss": faiss, "faiss.contrib.torch_utils": None,
                "cuvs.neighbors.brute_force": cuvs, "flashlib": flashlib}  # fmt: skip
-    monkeypatch.setattr(gpu_cases.importlib, "import_module", lambda name: modules[name])
+    monkeypatch.setattr(gpu_peers.importlib, "import_module", lambda name: modules[name])
 
 
 def test_every_contender_finds_the_neighbours(on_the_cpu: pytest.MonkeyPatch) -> None:
     peers_on_the_cpu(on_the_cpu)
-    for contender in (PORTABLE, *gpu_cases.NEAREST):
+    for contender in (PORTABLE, *gpu_peers.NEAREST):
         options = {"contender": contender, "filter": "float32", "n": 200, "d": 20, "k": 5}
         found = gpu_cases.answer({"case": "nearest", "options": options})
         assert found["identical"] == 1.0 and found["seconds"] > 0 and found["calls"] == 2, (contender, found)
@@ -200,14 +210,14 @@ def test_gemm_puts_the_settings_back(on_the_cpu: Any) -> None:
     before = settings.fp32_precision
     for precision in gpu.GEMM.values():
         assert gpu_cases.gemm(precision)["seconds"] > 0
-    with gpu_cases.products_in("high"):
+    with gpu_peers.products_in("high"):
         assert settings.fp32_precision == "tf32"
     assert settings.fp32_precision == before
 
 
 def test_duplicates_that_push_a_row_off_its_list() -> None:
     found = torch.tensor([[1, 2, 3], [1, 0, 2], [0, 2, 1]])
-    assert gpu_cases.without_itself(found, 2).tolist() == [[1, 2], [0, 2], [0, 1]]
+    assert gpu_peers.without_itself(found, 2).tolist() == [[1, 2], [0, 2], [0, 1]]
 
 
 def test_peers_that_are_not_here_are_not_run(on_the_cpu: pytest.MonkeyPatch) -> None:
@@ -344,6 +354,18 @@ def test_without_a_gpu_there_is_one_line(capsys: pytest.CaptureFixture[str], mon
     assert gpu.missing() == "a GPU before compute capability 8.0"
 
 
+def test_cases_that_nothing_names_are_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "missing", lambda: "")
+    monkeypatch.setattr(gpu, "gpu_facts", lambda fused: {})
+    with pytest.raises(SystemExit):
+        gpu.main(["--only", "warmth"])
+    assert (
+        "argument --only: expected a part of a case such as 'cka_is_right | contender=repsim" in capsys.readouterr().err
+    )
+
+
 def test_a_run_leaves_records_and_a_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -361,7 +383,8 @@ def test_a_run_leaves_records_and_a_page(
     text = (tmp_path / "gpu.md").read_text()
     assert text in capsys.readouterr().out
     _, torchs = cells(text, "linear CKA: n = 200, d = 20")
-    assert float(torchs["difference from the first row"]) < 1e-9 and float(torchs["over repsim"]) > 0
+    assert float(torchs["difference from the first row"]) < 1e-9
+    assert float(torchs["over repsim"]) == pytest.approx(lines[3]["seconds"] / lines[2]["seconds"], abs=0.005)
     assert "failed" in lines[-1]
 
     def stopped(*_: Any, **__: Any) -> Any:
