@@ -18,7 +18,7 @@ except ImportError as error:
 
 from repsim.records import RunError, write_atomic
 
-from . import machine, profile
+from . import gpu, machine, profile
 from .contest import Case, ContestError, Op, Outcome, Terms, compete
 from .gemm import GEMM
 from .growth import GROWTH, measure, sizes
@@ -44,7 +44,10 @@ row: above 1, repsim is faster.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, write; returns 0, 1 when repsim or a library being timed failed, 2 for a bad request."""
-    options = _parse(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["gpu"]:
+        return gpu.main(words[1:])
+    options = _parse(words)
     machine.give_all_threads()
     facts = machine.facts()
     for name, value in facts.items():
@@ -149,7 +152,10 @@ def cases_of(op: Op, options: argparse.Namespace) -> list[Case]:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description=__doc__, allow_abbrev=False,
+        epilog="On a machine with a GPU: python -m bench gpu.",
+    )  # fmt: skip
     parser.add_argument("--n", type=_at_least(32), nargs="+", help="rows, in place of those of every case")
     parser.add_argument("--d", type=_at_least(2), help="features, in place of those of every case")
     parser.add_argument("--k", type=_at_least(1), help="neighbours, in place of those of every case")

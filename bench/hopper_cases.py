@@ -43,8 +43,16 @@ class Case:
         return f"{self.kind} {' '.join(f'{k}={v}' for k, v in self.options.items())}"
 
     @property
-    def kernel(self) -> str:
-        """What fails together: the kernel, and its variant."""
+    def title(self) -> str:
+        return f"{self.label()} | {self.shape}"
+
+    @property
+    def request(self) -> dict[str, Any]:
+        return {"case": self.kind, "library": self.library, "options": self.options, "shape": self.shape}
+
+    @property
+    def group(self) -> str:
+        """The kernel, and its variant."""
         return f"{'select' if self._selects else 'sums'}:{self.library}"
 
     @property

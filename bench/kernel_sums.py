@@ -68,7 +68,7 @@ def with_torch(x: np.ndarray, y: np.ndarray, sigma: np.ndarray, upper: bool) -> 
                 tiles.append(tile)
             for p, q in ((0, 0), (0, 1), (1, 1)):
                 products[p, q] += (1 + twice) * torch.linalg.vecdot(tiles[p], tiles[q]).sum(dtype=torch.float64)
-    return _cka(row_sums.numpy(), products.numpy())
+    return debiased_cka(row_sums.numpy(), products.numpy())
 
 
 def with_numpy(x: np.ndarray, y: np.ndarray, sigma: np.ndarray) -> np.ndarray:
@@ -85,10 +85,10 @@ def with_numpy(x: np.ndarray, y: np.ndarray, sigma: np.ndarray) -> np.ndarray:
         kernels.append(kernel)
     row_sums = np.array([kernel.sum(axis=1) for kernel in kernels], np.float64)
     products = [[np.einsum("ij,ij->i", a, b).sum(dtype=np.float64) for b in kernels] for a in kernels]
-    return _cka(row_sums, np.array(products))
+    return debiased_cka(row_sums, np.array(products))
 
 
-def _cka(rows: np.ndarray, products: np.ndarray) -> np.ndarray:
+def debiased_cka(rows: np.ndarray, products: np.ndarray) -> np.ndarray:
     """Song et al. (2012) from row sums [2, n] and inner products [2, 2] (upper half) without the diagonals."""
     n, total = rows.shape[1], rows.sum(axis=1)
     hsic = products + np.outer(total, total) / ((n - 1) * (n - 2)) - 2 / (n - 2) * (rows @ rows.T)

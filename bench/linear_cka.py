@@ -68,11 +68,11 @@ def _in_one_pass(x: np.ndarray, y: np.ndarray, lifted: Callable[[np.ndarray, np.
         z = [lifted(side[start : start + CHUNK], origin) for side, origin in zip(sides, origins, strict=True)]
         for (p, q), product in products.items():
             product += np.asarray(z[p].T @ z[q])
-    hsic = {pair: _debiased(product) for pair, product in products.items()}
+    hsic = {pair: debiased(product) for pair, product in products.items()}
     return np.array(hsic[0, 1] / math.sqrt(hsic[0, 0] * hsic[1, 1]))
 
 
-def _debiased(product: np.ndarray) -> float:
+def debiased(product: np.ndarray) -> float:
     """Song et al. (2012) from Z'W, where K = XX' and L = YY' without their diagonals a and b."""
     cross, (with_b, sum_x), (a_with, sum_y) = product[:-2, :-2], product[:-2, -2:].T, product[-2:, :-2]
     n, ab, sum_a, sum_b = product[-1, -1], product[-2, -2], product[-2, -1], product[-1, -2]

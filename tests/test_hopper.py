@@ -11,7 +11,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,7 +21,6 @@ import numpy as np
 import pytest
 from fused_stand_ins import STAND_INS
 
-from bench import hopper as bench_hopper
 from bench import hopper_cases
 from repsim.reductions import hopper as fused
 
@@ -437,43 +435,6 @@ def test_matrix_instructions_that_wait_are_found_in_the_log() -> None:
     count, bad = no_spills.spills(f"Compiling entry function 'f' for 'sm_90a'\n{log}")
     assert count == 1
     assert bad == ["(C7514) Potential Performance Loss: wgmma.mma_async instructions are serialized"]
-
-
-def test_a_case_that_hangs_or_dies_does_not_end_the_bench(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    worker = tmp_path / "worker.py"
-    worker.write_text(
-        "import sys, time\n"
-        "for number in range(int(sys.argv[1]), 5):\n"
-        "    if number == 1: time.sleep(60)\n"
-        "    if number == 2: sys.exit(3)\n"
-        "    print('{\"right\": %s}' % ('false' if number == 3 else 'true'), flush=True)\n"
-    )
-    todo = [hopper_cases.Case("sums_are_right", 0, {"n": number}, limit=1) for number in range(5)]
-    deadline = time.monotonic() + 30
-    assert bench_hopper.follow(todo, [sys.executable, str(worker)], deadline, tmp_path, start=2) == 2
-    shown = capsys.readouterr().out
-    assert "WRONG sums_are_right n=1 | 128x192 4 stages cluster 2x1 supertile 160 | failed=no end after" in shown
-    assert "WRONG sums_are_right n=2" in shown and "the process ended" in shown and "WRONG sums_are_right n=3" in shown
-    assert "2 of 5 right or timed, 3 wrong or failed, 0 not run" in shown
-    assert len((tmp_path / "hopper.jsonl").read_text().splitlines()) == 5
-    assert bench_hopper.follow(todo, [sys.executable, str(worker)], time.monotonic() - 1, tmp_path) == 0
-    assert "5 not run" in capsys.readouterr().out
-
-
-def test_a_kernel_that_keeps_failing_is_given_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    worker = tmp_path / "worker.py"
-    worker.write_text(
-        "import sys\n"
-        "first, given_up = int(sys.argv[1]), sys.argv[2:]\n"
-        "for number in range(first, 10):\n"
-        "    if number % 2 and 'sums:1' not in given_up: sys.exit(3)\n"
-        "    if not number % 2: print('{}', flush=True)\n"
-    )
-    todo = [hopper_cases.Case("sums_are_right", number % 2, {"n": number}) for number in range(10)]
-    assert bench_hopper.follow(todo, [sys.executable, str(worker)], time.monotonic() + 60, tmp_path) == 5
-    shown = capsys.readouterr().out
-    assert shown.count("the process ended") == 3 and shown.count("given up after 3 failures") == 2
-    assert "5 of 10 right or timed, 5 wrong or failed, 0 not run" in shown
 
 
 def test_every_case_names_a_check_or_a_time_and_a_variant() -> None:
