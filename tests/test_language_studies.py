@@ -578,6 +578,34 @@ def test_one_long_document_is_cut_between_words() -> None:
     assert parted(["one", "two"], 99) == (["one", "two"], [])
 
 
+def test_paragraphs_that_come_again_are_left_out_and_short_ones_stay() -> None:
+    seen: set[bytes] = set()
+    first = language_tokens._unrepeated(["one two three four five\n\nhello\n\nhello"], seen)
+    assert first == ["one two three four five\n\nhello\n\nhello"]
+    again = ["hello\n \n one two\n three four five\n\nsix seven eight nine ten", "one two three four five"]
+    assert language_tokens._unrepeated(again, seen) == ["hello\n\nsix seven eight nine ten"]
+
+
+def test_what_is_probed_is_trained_on_nowhere_even_if_a_corpus_repeats_itself(tmp_path: Path) -> None:
+    words = np.random.default_rng(0).integers(100, 999, size=(400, 12)).astype(str)
+    paragraphs = ["word " + " ".join(row) for row in words]
+    again = [f"  {text}\n" for text in paragraphs[:40]]  # right behind what is kept for the probe
+    (tmp_path / "book.txt").write_text("\n\n".join([*paragraphs[:78], *again, *paragraphs[78:]]))
+    (tmp_path / "other.txt").write_text("\n\n".join(paragraphs[::-1]))
+    config = small(
+        gpt_data_overlap, corpora=(str(tmp_path / "book.txt"),), outside=(str(tmp_path / "other.txt"),), chunks=4,
+        chunk_blocks=4, probe=20,
+    )  # fmt: skip
+    run = RunDirectory.create(tmp_path / "run", {})
+    cell = next(cell for cell in gpt_data_overlap.cells(config) if cell.kind == "tokens")
+    language_tokens.prepare(cell, run)
+    found = language_tokens.load(str(run.model_folder(cell.key)))
+    trained = found.tokenizer.decode(found.arrays["pool"].reshape(-1)).split("<|endoftext|>")
+    flat = " ".join(" ".join(trained).split())
+    assert not [text for text in found.probe["in"] if text in flat]
+    assert sum(text in flat for text in paragraphs) > 5
+
+
 def test_no_text_is_in_two_parts(smoke: RunDirectory) -> None:
     tokens = next(r for r in smoke.records() if r["kind"] == "tokens" and r["params"]["base"])
     found = language_tokens.load(str(smoke.path / tokens["result"]["saved"]))
