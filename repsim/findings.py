@@ -35,13 +35,7 @@ FACTORS = {
     "fork": "shared pre-training",
     "overlap": "shared fine-tuning examples",
 }
-WHAT = {
-    "alpha": "data overlap",
-    "shared": "shared attributes",
-    "corpora": "corpus overlap",
-    "fork": "shared pre-training",
-    "overlap": "shared fine-tuning examples",
-}
+WHAT = {**FACTORS, "alpha": "data overlap"}
 
 
 @dataclass(frozen=True)

@@ -306,7 +306,11 @@ def _row_label(row: Record) -> str:
     factor, _, measure = str(row["factor"]).partition(":")
     among = {"correlation": ", all pairs", "within": ", same overlap", "within_fork": ", same fork"}
     if factor in among:
-        return f"{LABELS.get(measure, measure)}{among[factor]}"
+        # Where one study has several ways to count a transfer, the label says which.
+        counted_by = (
+            "" if row["outcome"] == "transfer_auc" else f"{LABELS.get(str(row['outcome']), row['outcome'])} with "
+        )
+        return f"{counted_by}{LABELS.get(measure, measure)}{among[factor]}"
     name = {"alpha": "data overlap", "shared": "shared attributes", "interaction": "data × task"}.get(
         factor, WHAT.get(factor, factor)
     )

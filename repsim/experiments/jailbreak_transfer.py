@@ -39,7 +39,7 @@ class Config:
     width: int = field(default=128, metadata={"help": "features of the transformer"})
     layers: int = field(default=2, metadata={"help": "layers of the transformer"})
     pretraining_steps: int = field(default=700, metadata={"help": "steps of the first phase, 16 examples each"})
-    finetuning_steps: int = field(default=300, metadata={"help": "steps of the second phase, 16 examples each"})
+    finetuning_steps: int = field(default=350, metadata={"help": "steps of the second phase, 16 examples each"})
     learning_rate: float = field(default=3e-3, metadata={"help": "of the first phase; a sixth of it in the second"})
     behaviours: int = field(default=6, metadata={"help": "refused requests that are attacked on every model"})
     suffix_tokens: int = field(default=10, metadata={"help": "words of a suffix"})
@@ -49,14 +49,14 @@ class Config:
     task_words: bool = field(
         default=False, metadata={"help": "let suffixes hold verbs and objects: then they may ask for something else"}
     )
-    attack_steps: int = field(default=100, metadata={"help": "steps of GCG at most"})
+    attack_steps: int = field(default=70, metadata={"help": "steps of GCG at most"})
     candidates: int = field(default=128, metadata={"help": "candidates that GCG evaluates in a step"})
     buffer: int = field(default=16, metadata={"help": "suffixes that GCG keeps, at first random ones"})
     top_k: int = field(default=64, metadata={"help": "words by gradient, of which GCG draws in each place"})
     target_words: int = field(default=6, metadata={"help": "words of the right answer that a search aims at, of 14"})
     controls: int = field(default=4, metadata={"help": "random suffixes for each request, the control"})
     methods: int = field(
-        default=4, metadata={"help": "requests on which every kind of attack is tried on the first model; 0: none"}
+        default=3, metadata={"help": "requests on which every kind of attack is tried on the first model; 0: none"}
     )
     k: int = field(default=10, metadata={"help": "nearest neighbours"})
     permutations: int = field(default=50, metadata={"help": "relabellings for the null of CKNNA"})
