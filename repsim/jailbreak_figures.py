@@ -262,10 +262,12 @@ def _judges(study: Study) -> list[dict[str, Any]]:
 
 
 def _methods(name: str, records: Sequence[Record]) -> list[dict[str, Any]]:
-    """Every kind of attack on the first models: mean shares over seeds."""
+    """Every kind of attack on the first models that learned: mean shares over seeds."""
     found: dict[str, list[Mapping[str, Any]]] = {}
+    unlearned = {record.get("key") for record in records if (record.get("result") or {}).get("learned") is False}
     for record in records:
-        if record.get("kind") == "methods" and record.get("study") == name:
+        of_kind = record.get("kind") == "methods" and record.get("study") == name
+        if of_kind and record["params"]["model"] not in unlearned:
             for method, row in record["result"]["methods"].items():
                 found.setdefault(method, []).append({**row, "requests": record["result"]["requests"]})
     return [

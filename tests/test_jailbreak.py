@@ -192,15 +192,19 @@ def page(records: list[dict[str, Any]], **more: Any) -> str:
 def test_the_section_says_what_it_is_about_and_what_it_is_not() -> None:
     text = page([
         *design(),
-        {"key": "m", "study": "jailbreak_transfer", "kind": "methods", "params": {"seed": 0},
+        {"key": "m", "study": "jailbreak_transfer", "kind": "methods", "params": {"seed": 0, "model": "good"},
          "result": {"requests": 4, "methods": {"prefill": {"exact": 0.5, "no_refusal": 0.75, "disagree": 1}}}},
+        {"key": "n", "study": "jailbreak_transfer", "kind": "methods", "params": {"seed": 1, "model": "bad"},
+         "result": {"requests": 4, "methods": {"prefill": {"exact": 0.0, "no_refusal": 1.0, "disagree": 4}}}},
+        {"key": "bad", "study": "jailbreak_transfer", "kind": "model", "params": {"seed": 1, "role": "first"},
+         "result": {"learned": False, "reason": "right about too few"}},
     ])  # fmt: skip
     assert "refusal bypass in a synthetic grammar" in text
     assert "LLM safety" not in text
     assert "Transferred compliance rises with shared pre-training, by 0.600" in text
     assert "Yes, with shared history" in text
     assert "build &lt;it&gt;" in text
-    assert '<td data-label="Judges disagree">1 of 4</td>' in text
+    assert '<td data-label="Judges disagree">1 of 4</td>' in text  # the model that did not learn is no part of it
     for title in ("How far a suffix carries", "Do alike models fall together?", "Layer by layer, CKA", "The counts",
                   "Where the judges disagree", "Other attacks, on one model", "What is said"):  # fmt: skip
         assert title in text

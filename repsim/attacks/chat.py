@@ -189,10 +189,15 @@ class Chat:
 
         Returns:
             n texts without special tokens.
+
+        Raises:
+            ValueError: a prompt that is longer than the model's context. MemoryError: naming batch_size.
         """
         made = [""] * len(messages)
         for places, ids in self._batches(messages, prefill, batch_size):
-            for place, text in zip(places, self.continue_from(self.embedding(ids), max_new_tokens), strict=True):
+            with memory_named(f"batch_size, now {batch_size}"):
+                texts = self.continue_from(self.embedding(ids), max_new_tokens)
+            for place, text in zip(places, texts, strict=True):
                 made[place] = f"{prefill} {text}".strip() if prefill and not self._keeps_blank else prefill + text
         return made
 
@@ -211,7 +216,7 @@ class Chat:
         """
         found: list[Tensor] = [torch.empty(0)] * len(messages)
         for places, ids in self._batches(messages, "", batch_size):
-            with torch.no_grad():
+            with torch.no_grad(), memory_named(f"batch_size, now {batch_size}"):
                 layers = self.model(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states
             last = torch.stack([layer[:, -1] for layer in layers]).double().cpu()
             for column, place in enumerate(places):
@@ -281,7 +286,7 @@ class Chat:
         """Logits of the last positions, float32 where the model is of less.
 
         >>> chat.forward(1, input_ids=tokens).shape
-        torch.Size([2, 1, 223])
+        torch.Size([2, 1, 224])
 
         Args:
             keep: how many positions.
