@@ -17,7 +17,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from repsim.training.causal_models import _LOADING, from_checkpoint, split_revision, why
+from repsim.training.causal_models import LOADING_ERRORS, from_checkpoint, split_revision, why
 
 PLAIN_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 _MARK = "\u2063suffix\u2063"  # stands where a suffix will stand while a template is taken apart
@@ -339,7 +339,7 @@ def load_chat(
     source, revision = split_revision(name)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **({"revision": revision} if revision else {}))
-    except _LOADING as error:
+    except LOADING_ERRORS as error:
         raise ValueError(f"[load_chat] expected a tokenizer beside {name}, got {why(error)}") from None
     known, asked = model.get_input_embeddings().num_embeddings, len(tokenizer)
     if asked > known:

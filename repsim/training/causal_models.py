@@ -19,7 +19,14 @@ from torch import nn
 from repsim.data.text import split_revision
 
 KINDS = ("gpt2", "llama")
-_LOADING = (OSError, ValueError, RuntimeError, KeyError, ImportError, AttributeError)  # what a library refuses with
+LOADING_ERRORS = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    KeyError,
+    ImportError,
+    AttributeError,
+)  # what a library refuses with
 
 
 def from_sizes(
@@ -99,7 +106,7 @@ def from_checkpoint(
             if vocabulary is not None:
                 config.vocab_size = vocabulary
             return transformers.AutoModelForCausalLM.from_config(config).to(dtype)
-    except _LOADING as error:
+    except LOADING_ERRORS as error:
         raise ValueError(f"[build] expected a causal model of transformers, got {name}: {why(error)}") from None
     lacking = sorted([*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])])
     if lacking:
@@ -221,7 +228,7 @@ def load(folder: str | Path, *, base: str | Path | None = None, dtype: torch.dty
     model = from_checkpoint(str(base if base is not None else named), weights=True, dtype=dtype)
     try:
         return peft.PeftModel.from_pretrained(model, str(path)).eval()
-    except _LOADING as error:
+    except LOADING_ERRORS as error:
         raise ValueError(f"[load] expected adapters that fit {base or named}, got {path}: {why(error)}") from None
 
 
