@@ -12,12 +12,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from repsim.training.causal_models import LOADING_ERRORS, from_checkpoint, split_revision, why
+from repsim.training.causal_models import LOADING_ERRORS, base_of, from_checkpoint, load, split_revision, why
 
 PLAIN_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 _MARK = "\u2063suffix\u2063"  # stands where a suffix will stand while a template is taken apart
@@ -321,7 +322,8 @@ def load_chat(
     >>> load_chat("runs/my-model", template=PLAIN_TEMPLATE)
 
     Args:
-        name: a folder with config.json, a hub id "owner/name", or that with a revision, "owner/name@revision".
+        name: a folder with config.json, or with adapters as peft saves them, whose base they name; a hub id
+            "owner/name", or that with a revision, "owner/name@revision".
         system, template: as in `Chat`.
         device: of torch.
         dtype: of the weights.
@@ -335,8 +337,14 @@ def load_chat(
     """
     import transformers
 
-    model = from_checkpoint(name, weights=True, dtype=dtype).eval().to(device)
-    source, revision = split_revision(name)
+    adapters = Path(name) / "adapter_config.json"
+    if adapters.is_file():
+        model = load(name, dtype=dtype).to(device)
+        with_tokenizer = (Path(name) / "tokenizer_config.json").is_file()
+        source, revision = split_revision(name if with_tokenizer else base_of(adapters))
+    else:
+        model = from_checkpoint(name, weights=True, dtype=dtype).eval().to(device)
+        source, revision = split_revision(name)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **({"revision": revision} if revision else {}))
     except LOADING_ERRORS as error:
