@@ -118,10 +118,13 @@ def _levels(study: Study) -> list[tuple[float, float]]:
 def _answers(effects: Sequence[Record]) -> list[tuple[str, str, Record]]:
     asked = [("fork", EXACT), ("overlap", EXACT), ("fork", BYPASS), ("fork", WHITE_BOX), ("fork", "cka"),
              ("correlation:cka", EXACT), ("within:cka", EXACT), ("within_fork:cka", EXACT)]  # fmt: skip
-    return [
+    found = [
         (*sentence(row), row) for factor, outcome in asked for row in effects
         if (row["factor"], row["outcome"]) == (factor, outcome) and finite(row.get("estimate")) is not None
     ]  # fmt: skip
+    # The sentence knows of one factor to hold; here two are.
+    both = "Among pairs of the same fork depth and overlap"
+    return [(grade, text.replace("Among pairs of the same overlap", both), row) for grade, text, row in found]
 
 
 def _verdict(study: Study, answers: Sequence[tuple[str, str, Record]]) -> dict[str, str]:

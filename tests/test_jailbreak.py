@@ -212,6 +212,16 @@ def test_the_section_says_what_it_is_about_and_what_it_is_not() -> None:
     assert text.count("<figure") == 5
 
 
+def test_pairs_of_one_cell_of_the_design_are_called_so() -> None:
+    records = design()
+    for record, noise in zip(records, np.random.default_rng(1).normal(0, 0.05, len(records)), strict=True):
+        record["result"]["transfer_exact"] += noise
+    text = page(records)
+    assert "mong pairs of the same fork depth and overlap, " in text
+    assert "mong pairs of the same overlap, " not in text
+    assert "mong pairs of the same fork depth, " in text
+
+
 def test_a_section_of_nothing_says_so() -> None:
     text = page([])
     assert "There is nothing to draw" in text
