@@ -81,11 +81,6 @@ def _nearly_normal_p(z: float, skewness: float) -> float:
     return 0.5 * math.erfc(z * math.sqrt(half)) + r * slope * math.exp(-z * z * half) / math.sqrt(2 * math.pi)
 
 
-def normal_p(z: float) -> float:
-    """One-sided p-value of z under the normal distribution."""
-    return Null(0.0, 1.0).p(z)
-
-
 def add_one_p(value: float, null: np.ndarray, kind: str = "similarity") -> float:
     """One-sided permutation p-value (1 + number of null values >= value) / (1 + permutations); <= for a "distance"."""
     as_extreme = null >= value if kind == "similarity" else null <= value

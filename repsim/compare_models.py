@@ -217,6 +217,8 @@ def compare_models(
             if last[done] == pair:
                 for rows in layers[done].values():
                     rows.found.clear()
+        for rows in every:  # the last model comes first in no pair but that with itself
+            rows.found.clear()
     names = {model: tuple(of) for model, of in layers.items()}
     pairs = {
         pair: Comparison(names[pair[0]], names[pair[1]], {name: grids[name] for name in asked[pair].measures})

@@ -158,8 +158,8 @@ def _number(grid: Grid, i: int | None, j: int | None) -> str:
 
 
 def title(measure: str, grid: Grid) -> str:
-    options = ", ".join(f"{name}={value}" for name, value in grid.options.items())
-    return f"{measure}  (n={grid.n}, {options}, {grid.precision})"
+    options = (f"{name}={value}" for name, value in grid.options.items() if value is not None)
+    return f"{measure}  ({', '.join([f'n={grid.n}', *options, grid.precision])})"
 
 
 def figure_of(
@@ -176,7 +176,9 @@ def figure_of(
 
     figure = Figure(figsize=(1.6 + 0.7 * len(layers_b), 1.2 + 0.55 * len(layers_a)), layout="constrained")
     axes = figure.add_subplot()
-    most = 1.0 if kind == "similarity" else float(np.nanmax(values))
+    most = float(np.nanmax(values))
+    if kind == "similarity":
+        most = max(most, 1.0)  # hsic has no bound
     image = axes.imshow(values, vmin=min(0.0, float(np.nanmin(values))), vmax=most, cmap="viridis", aspect="auto")
     axes.set_xticks(range(len(layers_b)), layers_b, rotation=45, ha="right")
     axes.set_yticks(range(len(layers_a)), layers_a)

@@ -62,9 +62,13 @@ def _section(layers_a: Sequence[str], layers_b: Sequence[str], grid: Grid, title
             _cell(f"{layer_a} and {layer_b}", grid, i, j, low, high, j in edges) for j, layer_b in enumerate(layers_b)
         )
         lines.append(f"<tr{edge[i]}><th>{html.escape(layer_a)}</th>{cells}</tr>")
-    scale = f"No colour is {low:.3g}, full colour {high:.3g}; chance from {html.escape(grid.null_from)}."
+    chance = grid.null_from if grid.null_from.startswith("not ") else f"from {grid.null_from}"
+    scale = (
+        f"No colour is {low:.3g}, full colour {high:.3g}; chance {html.escape(chance)}. A cell tells its chance level, "
+        "z and p where they are known."
+    )
     return (
-        f"<h2>{html.escape(title)}</h2><p>{scale} A cell tells its chance level, z and p.</p>\n"
+        f"<h2>{html.escape(title)}</h2><p>{scale}</p>\n"
         f"<div><table><thead><tr><th>a \\ b</th>{head}</tr></thead>\n"
         "<tbody>" + "\n".join(lines) + "</tbody></table></div>"
     )

@@ -11,7 +11,7 @@ from .arrays import SharedRows
 from .kernels import Linear
 from .measures import cka, neighbours
 from .measures.linear_pairs import LinearPairs
-from .measures.method import PRODUCTS_BUDGET, evaluate_grids
+from .measures.method import PRODUCTS_BUDGET, Plan, evaluate_grids
 from .measures.neighbours import Neighbours
 from .measures.similarity import Grid
 from .request import GRAPH_GRIDS, GraphMeasure, Request
@@ -53,7 +53,8 @@ def grids_between(
             step()
     if request.methods or in_products:
         evaluated = evaluate_grids(
-            request.methods, left, right, plan=request.plan, threads=threads, progress=step,
+            request.methods, left, right, threads=threads, progress=step,
+            plan=request.plan if request.methods else Plan(),  # for a kernel none is relabelled or left out
             products=PRODUCTS_BUDGET if memory is None else min(PRODUCTS_BUDGET, memory // 4),
             beside=linear.visit if in_products else None, forget=forget,
         )  # fmt: skip

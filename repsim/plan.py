@@ -21,8 +21,10 @@ from .reductions import dissimilarities_of, dissimilarity_tiles, kernel_sums, ne
 from .reductions.moments import lifted_bytes, room_for
 from .request import Request
 
+_OF_TILES = "fewer layers at a time, or a sample of the inputs"
 _INSTEAD = {
-    "rsa": 'ranks="float32", or comparison="pearson", which streams',
+    **dict.fromkeys(("distance_correlation", "rsm_norm_difference", "uniformity_difference"), _OF_TILES),
+    "rsa": 'comparison="pearson", which streams, or a sample of the inputs',
     "kernel_ridge": "ridge_regression, or a sample of the inputs",
     "imd": 'spectrum="probes", or a sample of the inputs',
     "soft_matching": 'solver="pot", or layers whose widths divide each other',
@@ -53,9 +55,9 @@ class ComparisonPlan:
         plan                                            # a table
         plan["rsa"].bytes, plan.together.seconds
 
-    ``groups``: measures that are evaluated together, so that their needs fit ``memory``. Bytes are bounds; seconds are
-    operations over rates that were measured on this machine, one kind of operation each, and mostly within a factor of
-    three of what a call takes.
+    ``groups``: measures that are evaluated together, so that their needs fit ``memory``. Bytes are bounds, of the ranks
+    of rsa for distances that span a factor of 16; seconds are operations over rates that were measured on this machine,
+    one kind of operation each, and mostly within a factor of three of what a call takes.
     """
 
     n: int
@@ -150,7 +152,7 @@ def plan_of(
     """
     limit = available_memory() if memory is None else memory
     n, down, across = len(left[0]), [rows.depth for rows in left], [rows.depth for rows in right]
-    keeps = keeps or request.plan.permutations > 0 or bool(request.graphs)
+    keeps = keeps or bool(request.graphs) or (bool(request.methods) and request.plan.permutations > 0)
 
     def of(names: Sequence[str], label: str) -> Planned:
         demands = [_demand(request, name) for name in names]
@@ -249,7 +251,9 @@ def _planned(
 
 
 def _too_much(one: Planned, request: Request, limit: int, memory: int | None) -> ValueError:
-    instead = _INSTEAD.get(one.measure, _OF_GRAPHS if one.measure in request.graphs else _OF_FEATURES)
+    kernel = request.kernels[one.measure].kernel if one.measure in request.kernels else Linear()
+    of_its_kind = _OF_GRAPHS if one.measure in request.graphs else _OF_FEATURES if kernel == Linear() else _OF_TILES
+    instead = _INSTEAD.get(one.measure, of_its_kind)
     where = "memory=" if memory is not None else "the available memory"
     return ValueError(
         f"[compare] expected measures that fit {where} of {_size(limit)}, got {one.measure}, which needs "

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from .arrays import Rows, same_inputs
 from .kernels import Kernel, as_kernel
 from .measures import neighbour_ranks, neighbour_scores, neighbour_sets, neighbours
@@ -85,8 +87,15 @@ class Request:
         ------
         TypeError, ValueError: an unknown measure, or none; options that a measure does not have, or bad ones.
         """
+        if not isinstance(measures, (str, Iterable)):
+            raise TypeError(
+                f"[compare] expected measures as names, or a mapping from names to options, got {measures!r}"
+            )
         chosen = tuple(dict.fromkeys([measures] if isinstance(measures, str) else measures))
-        options = {name: dict(of) for name, of in measures.items()} if isinstance(measures, Mapping) else {}
+        options = measures if isinstance(measures, Mapping) else {}
+        for name, of in options.items():
+            if not isinstance(of, Mapping):
+                raise TypeError(f"[compare] expected options of {name} as a mapping such as {{}}, got {of!r}")
         known = comparable()
         for measure in chosen:
             if measure not in known:
@@ -102,8 +111,9 @@ class Request:
                 graphs[name] = _graph_measure(name, own, k, metric)
             else:
                 methods[name] = _asked(name, own)
-        drawn = _SAMPLED_BY_DEFAULT if permutations is None else permutations
-        return cls(chosen, kernels, graphs, methods, Plan(permutations or 0, seed, jackknife), drawn)
+        drawn = _SAMPLED_BY_DEFAULT if permutations is None else _plain(permutations)
+        asked = (0 if permutations is None else permutations, seed, jackknife)
+        return cls(chosen, kernels, graphs, methods, Plan(*map(_plain, asked)), drawn)
 
     def check(self, layers: Sequence[Rows]) -> None:
         """Refuse layers that the measures cannot take.
@@ -170,7 +180,7 @@ class Request:
                 "options": repr(sorted(graph.options.items())),
                 "drawn": drawn,
             }
-        given = sorted((option, str(value)) for option, value in self.methods[name].options.items())
+        given = sorted((option, repr(value)) for option, value in self.methods[name].options.items())
         return {"options": given, "plan": [self.plan.permutations, self.plan.seed, self.plan.jackknife]}
 
     def only(self, names: Iterable[str]) -> Request:
@@ -197,15 +207,24 @@ def _graph_measure(name: str, own: Mapping[str, Any], k: int, metric: str) -> Gr
         asked = _bound(name, lambda k=None, metric=None, normalized=None: None, own)
     else:
         asked = _bound(name, lambda k=None, metric=None: None, own)
-    return GraphMeasure(asked.pop("k", k), asked.pop("metric", metric), asked)
+    return GraphMeasure(_plain(asked.pop("k", k)), asked.pop("metric", metric), asked)
 
 
 def _asked(name: str, own: Mapping[str, Any]) -> Asked:
     make = REGISTRY[name].method
     assert make is not None, "only those are comparable"
     every = _bound(name, make, own, defaults=True)
-    plain = {option: str(value) if isinstance(value, Kernel) else value for option, value in every.items()}
-    return Asked(make(**own), plain, REGISTRY[name].kind)
+    method = make(**own)  # which refuses bad options
+    return Asked(method, {option: _plain(value) for option, value in every.items()}, REGISTRY[name].kind)
+
+
+def _plain(value: Any) -> Any:
+    """An option as results show it, and exactly as text: kernels by their formula, arrays as tuples of numbers."""
+    if isinstance(value, Kernel):
+        return str(value)
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return tuple(np.asarray(value).tolist())
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _bound(name: str, takes: Callable[..., Any], own: Mapping[str, Any], *, defaults: bool = False) -> dict[str, Any]:

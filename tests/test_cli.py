@@ -264,6 +264,11 @@ def test_other_data_is_noted_and_paired_by_id(models, texts, capsys):
             "[require_same_samples] expected b.store with id 0 at position 0 like a.store, got id 39: ",
         ),
         ("a.store b.safetensors", "[compare] expected b.safetensors with the samples of a.store, got id 39, not 0, at"),
+        (  # of the first one, samples are not known
+            "a.npz a.store b.store",
+            "[require_same_samples] expected b.store with id 0 at position 0 like a.store, got id 39: ",
+        ),
+        ("a.npz a.store b.safetensors", "[compare] expected b.safetensors with the samples of a.store, got id 39, not"),
         ("a.safetensors c.store", "[compare] expected c.store with the samples of a.safetensors, got 39, not 40"),
     ],
 )

@@ -248,6 +248,16 @@ def test_the_colours_of_a_page_span_its_values(tmp_path: Path) -> None:
     assert "No colour is -0.5, full colour 2; chance from all relabellings." in text
 
 
+def test_titles_and_pages_of_measures_without_options_or_chance(tmp_path: Path) -> None:
+    table = repsim.compare(*sides(), measures=["bures", "rsa", "angular_cka"])
+    lines = repr(table).splitlines()
+    assert "bures  (n=50, float64)" in lines
+    assert "rsa  (n=50, comparison=spearman, rdm=euclidean, float64)" in lines  # no ranks or memory were given
+    table.to_html(tmp_path / "p.html")
+    text = (tmp_path / "p.html").read_text()
+    assert "; chance not asked for. A" in text and "; chance not known. A" in text
+
+
 def test_csv_has_a_line_per_row_and_the_options_of_every_measure(tmp_path: Path) -> None:
     a, b = sides()
     table = repsim.compare({'a, "1"': a["conv1"], "é": a["fc"]}, b, measures=["cka", "mutual_knn"])
@@ -267,6 +277,15 @@ def test_heatmap() -> None:
     pytest.importorskip("matplotlib")
     axes = repsim.compare(*sides()).heatmap("cka").axes
     assert [label.get_text() for label in axes[0].get_xticklabels()] == ["conv1", "conv2", "fc"]
+
+
+def test_the_colours_of_a_heatmap_reach_similarities_above_1() -> None:
+    pytest.importorskip("matplotlib")
+    a, b = ({name: 10 * x for name, x in side.items()} for side in sides())
+    table = repsim.compare(a, b, measures=["hsic", "cka"])
+    tops = [table.heatmap(measure).axes[0].images[0].get_clim()[1] for measure in table]
+    assert tops == [table["hsic"].values.max(), 1.0]
+    assert tops[0] > 1
 
 
 # ---------------------------------------------------------------------------------------------- what is refused, first
@@ -291,6 +310,9 @@ def test_heatmap() -> None:
         ({"threads": 0}, ValueError, "expected threads of at least 1, got 0"),
         ({"measures": ["cka", "attention_cka"]}, ValueError, "expected measures from cka, "),
         ({"measures": []}, ValueError, "expected at least one measure, got none"),
+        ({"measures": 3}, TypeError, "expected measures as names, or a mapping from names to options, got 3"),
+        ({"measures": {"cka": None}}, TypeError, "expected options of cka as a mapping such as {}, got None"),
+        ({"measures": {"pls": "x"}}, TypeError, "expected options of pls as a mapping such as {}, got 'x'"),
     ],
 )
 def test_options_are_checked_before_any_work(no_work: None, options: Any, kind: Any, message: str) -> None:

@@ -239,6 +239,22 @@ def test_a_comparison_of_two_is_resumed_by_its_content(tmp_path: Path) -> None:
     assert new_files(b, a) == 2
 
 
+def test_options_of_numpy_are_kept_and_told_apart_to_the_last_digit(tmp_path: Path) -> None:
+    """The text of an array has eight digits, and JSON knows no int64."""
+    a, b = (models()[name] for name in ("bert", "gpt"))
+    found = []
+    for lambdas in (np.array([0.1, 1.0]), np.array([0.1 + 1e-12, 1.0]), [0.1, 1.0]):
+        asked = {"ridge_regression": {"folds": np.int64(3), "lambdas": lambdas}, "mutual_knn": {"k": np.int64(5)}}
+        for _ in range(2):
+            found.append(repsim.compare(a, b, measures=asked, resume=tmp_path, seed=np.int64(1)))
+    assert len(list(tmp_path.iterdir())) == 3
+    first, again, second, _, listed, _ = (table["ridge_regression"] for table in found)
+    assert first.options == again.options == listed.options == {"folds": 3, "lambdas": (0.1, 1.0), "fold_seed": 0}
+    assert second.options["lambdas"] == (0.1 + 1e-12, 1.0)
+    assert all(table["mutual_knn"].options == {"k": 5, "metric": "cosine"} for table in found)
+    assert all(type(table["mutual_knn"].options["k"]) is int for table in found)
+
+
 def test_grids_that_are_damaged_or_no_folder_are_refused(tmp_path: Path) -> None:
     every = models()
     repsim.compare(every["bert"], every["gpt"], measures="cka", resume=tmp_path)

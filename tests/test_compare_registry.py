@@ -112,6 +112,8 @@ def test_p_of_the_best_pair_without_draws_is_corrected_for_the_pairs() -> None:
     assert (i, j) == np.unravel_index(grid.values.argmax(), grid.values.shape)
     assert p == min(4 * grid.p[i, j], 1.0)
     assert p_from == "pearson x 4 pairs"
+    *_, p, p_from = repsim.compare(a, b, measures="procrustes")["procrustes"].best()
+    assert np.isnan(p) and p_from == "not asked for"
 
 
 def test_chance_picks_a_best_pair_that_is_not_called_alike() -> None:

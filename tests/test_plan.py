@@ -16,7 +16,7 @@ import pytest
 import repsim
 from repsim import arguments
 from repsim.grids import search_graphs
-from repsim.measures.demands import needs_of, state_needs, stated
+from repsim.measures.demands import demand_of, needs_of
 from repsim.measures.needs import KINDS, Needs, Step, Work
 from repsim.measures.registry import REGISTRY
 from repsim.request import comparable
@@ -68,7 +68,8 @@ def layers(count: int = 3, n: int = 400, d: int = 32, seed: int = 0) -> dict[str
 
 
 def test_every_comparable_measure_states_its_needs() -> None:
-    assert set(comparable()) <= set(stated()), "demands.py, or state_needs in the file of the measure"
+    for name in comparable():
+        assert demand_of(name, {}).layer(100, 10) or demand_of(name, {}).pair(100, 10, 20), name
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -111,15 +112,15 @@ def test_no_measure_takes_more_memory_than_it_states(shape: str) -> None:
 
 def test_needs_follow_from_shapes_and_options() -> None:
     rsa = REGISTRY["rsa"]
-    assert rsa.needs(20_000, 64).bytes > 16 * rsa.needs(20_000, 64, comparison="pearson").bytes
-    assert rsa.needs(4000, 64).bytes / rsa.needs(2000, 64).bytes == pytest.approx(4, rel=0.2)
+    held, longer = (rsa.needs(n, 64, ranks="float64").bytes for n in (2000, 4000))
+    assert longer / held == pytest.approx(4, rel=0.2)
+    assert rsa.needs(16_000, 64, ranks="float64").bytes > 16 * rsa.needs(16_000, 64, comparison="pearson").bytes
+    assert rsa.needs(10**6, 64).bytes == rsa.needs(10**5, 64).bytes < rsa.needs(16_000, 64, ranks="float64").bytes
     assert REGISTRY["cca_mean"].needs(10**6, 64).flops / REGISTRY["cca_mean"].needs(10**5, 64).flops > 9
     assert REGISTRY["gulp"].needs(10**6, 64).bytes < 2**24  # one pass, whatever the inputs
     assert REGISTRY["procrustes"].needs(1000, 64, 32).flops < REGISTRY["procrustes"].needs(1000, 64).flops
     with pytest.raises(ValueError, match=r"\[needs\] expected a measure .* that states its needs, got 'disagreement'"):
         REGISTRY["disagreement"].needs(100, 10)
-    with pytest.raises(ValueError, match=r"\[state_needs\] expected a measure that has not .*, got 'rsa' again"):
-        state_needs("rsa", lambda options: None)  # type: ignore[arg-type, return-value]
 
 
 def test_operations_add_up() -> None:
@@ -183,6 +184,7 @@ def test_rates_are_measured_for_every_kind() -> None:
         pytest.param("rsa", r'got rsa, which needs 5\.\d+ MB .* take comparison="pearson", which streams', id="ranks"),
         pytest.param("kernel_ridge", r"got kernel_ridge, .* take ridge_regression, or a sample", id="kernel-matrix"),
         pytest.param(["pls", "mutual_knn"], r"got pls, .* take fewer layers at a time", id="features"),
+        pytest.param("cka_rbf", r"got cka_rbf, .* take fewer layers at a time, or a sample of the inputs", id="tiles"),
         pytest.param(["mutual_knn", "pls"], r"got mutual_knn, .* take a smaller k", id="graphs"),
     ],
 )

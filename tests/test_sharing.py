@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from collections.abc import Callable
 from importlib import import_module
@@ -283,3 +284,45 @@ def test_pairs_in_feature_space_beside_pairs_in_tiles() -> None:
             for j, y in enumerate((narrow + 1, 2 * wide)):
                 assert table[name].values[i, j] == float(repsim.cka(x, y, estimator=estimator))
         assert table[name].precision == "float32 or float64"
+
+
+def test_what_was_found_is_given_up_without_a_search_for_cycles() -> None:
+    """Else every call of rsa would hold its tables of ranks, hundreds of megabytes, until Python looks for cycles."""
+    (x, _), (y, *_) = (list(side.values()) for side in sides())
+    models = {"a": x, "b": y, "c": rows(60, 6, seed=2)}
+    everything = {"measures": ["cka", "rsa", "svcca", "mutual_knn", "imd"], "permutations": 2, "jackknife": 2}
+    calls: list[Callable[[], Any]] = [
+        lambda: repsim.rsa(x, y, ranks="float32", permutations=1, jackknife=2),
+        lambda: repsim.procrustes(rows(20, 50), rows(20, 30)),
+        lambda: repsim.compare(x, y, **everything),
+        lambda: repsim.compare_models(models, **everything),
+        lambda: repsim.compare_models(models, **everything, within=False),
+    ]
+    for number, call in enumerate(calls):
+        gc.collect()
+        gc.disable()
+        try:
+            call()
+            assert not [one for one in gc.get_objects() if isinstance(one, SharedRows)], number
+        finally:
+            gc.enable()
+
+
+def test_a_comparison_of_kernels_alone_draws_and_leaves_out_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their chance is known without relabellings; of a million inputs every one takes time, and every group a copy."""
+    a, b = sides()
+    seen: list[Plan] = []
+
+    def evaluate(*given: Any, plan: Plan, **named: Any) -> Any:
+        seen.append(plan)
+        return evaluate_grids(*given, plan=plan, **named)
+
+    monkeypatch.setattr("repsim.grids.evaluate_grids", evaluate)
+    steps: list[tuple[int, int]] = []
+    asked = {"permutations": 50, "jackknife": 5}
+    table = repsim.compare(a, b, measures=["cka", "hsic"], **asked, progress=lambda *step: steps.append(step))
+    assert seen == [Plan()]
+    assert steps == [(1, 2), (2, 2)]
+    np.testing.assert_array_equal(table["cka"].values, repsim.compare(a, b, measures=["cka"])["cka"].values)
+    repsim.compare(a, b, measures=["cka", "pls"], **asked)
+    assert seen[-1] == Plan(50, 0, 5)

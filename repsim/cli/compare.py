@@ -31,10 +31,11 @@ def compare(words: Sequence[str]) -> int:
     names = ["a", "b"] if len(paths) == 2 else _names(paths)
     sides = [open_side(path, name) for path, name in zip(paths, names, strict=True)]
     require_same_inputs(sides, values["layers"])
-    for other in sides[1:]:
-        if sides[0].data and other.data and sides[0].data != other.data:
+    known = [side for side in sides if side.data]
+    for other in known[1:]:
+        if other.data != known[0].data:
             print(
-                f"note: {sides[0].path} and {other.path} are of different data; their rows are paired by sample id",
+                f"note: {known[0].path} and {other.path} are of different data; their rows are paired by sample id",
                 file=sys.stderr,
             )
     models = {side.letter: side.rows(values["layers"]) for side in sides}
@@ -94,10 +95,12 @@ def _parser() -> Parser:
         help="neighbours, of the measures of neighbours (default: %(default)s)",
     )
     add("--metric", default="cosine", help="of neighbours: cosine, inner_product, euclidean (default: %(default)s)")
-    add("--permutations", type=int, default=200, metavar="N", help="for chance levels (default: %(default)s)")
+    add("--permutations", type=int, default=200, metavar="N",
+        help="relabellings for chance: for most measures each is another evaluation of every pair; cka, hsic and "
+        "mutual_knn know it exactly (default: %(default)s)")  # fmt: skip
     add("--seed", type=int, default=0, metavar="N", help="of the permutations (default: %(default)s)")
     add("--plan", action="store_true", help="only say what memory and about how much time every measure will need")
     add("--resume", type=Path, metavar="DIR", help="keep every finished grid there, and read those that are there")
     add("--threads", type=count, metavar="N", help="native threads (default: all cores of this process)")
-    add("--memory", metavar="SIZE", help="budget such as 512MiB or 4GB (default: each measure's own)")
+    add("--memory", metavar="SIZE", help="budget such as 512MiB or 4GB (default: what is available)")
     return parser

@@ -92,7 +92,7 @@ def open_side(path: Path, letter: str) -> Side:
 
 
 def require_same_inputs(sides: Sequence[Side], patterns: Sequence[str] | None) -> None:
-    """Refuse sides whose sample ids differ from those of the first, and patterns that fit no layer of any.
+    """Refuse sides whose sample ids differ from those of the first that has some, and patterns that fit no layer.
 
     Raises: ValueError, which names the first position that differs, or the pattern.
     """
@@ -100,8 +100,9 @@ def require_same_inputs(sides: Sequence[Side], patterns: Sequence[str] | None) -
         if not any(_fits(name, pattern) for side in sides for name in side.names):
             paths = " or ".join(str(side.path) for side in sides)
             raise ValueError(f"[compare] expected layers of {paths}, got {pattern!r}")
-    for other in sides[1:]:
-        _require_same_samples(sides[0], other)
+    known = [side for side in sides if side.ids is not None]
+    for other in known[1:]:
+        _require_same_samples(known[0], other)
 
 
 def _require_same_samples(a: Side, b: Side) -> None:

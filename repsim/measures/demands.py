@@ -38,23 +38,6 @@ def demand_of(measure: str, options: Mapping[str, Any]) -> Demand:
     return _DEMANDS[measure](options)
 
 
-def stated() -> tuple[str, ...]:
-    """The measures that state their needs."""
-    return tuple(_DEMANDS)
-
-
-def state_needs(measure: str, demand: Callable[[Mapping[str, Any]], Demand]) -> None:
-    """Let a measure that is registered elsewhere state its needs: ``demand`` makes them of its options.
-
-    Raises
-    ------
-    ValueError: it states them already.
-    """
-    if measure in _DEMANDS:
-        raise ValueError(f"[state_needs] expected a measure that has not stated its needs, got {measure!r} again")
-    _DEMANDS[measure] = demand
-
-
 # ---------------------------------------------------------------------------------------------- steps that are shared
 
 

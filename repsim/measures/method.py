@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, Generic, TypeVar
@@ -159,16 +159,22 @@ def evaluate_grids(
         return {name: np.empty((*first, *shape)) for name in asked}
 
     values, draws, without = empty(), empty(plan.permutations), empty(plan.jackknife)
-    one_pass(layers_x, layers_y, None, values, beside, forget and not plan.permutations)
-    for draw in range(plan.permutations):
-        here = {name: of[draw] for name, of in draws.items()}
-        one_pass(layers_x, layers_y, random.permutation(n), here, last=forget and draw == plan.permutations - 1)
+    try:
+        one_pass(layers_x, layers_y, None, values, beside, forget and not plan.permutations)
+        for draw in range(plan.permutations):
+            here = {name: of[draw] for name, of in draws.items()}
+            one_pass(layers_x, layers_y, random.permutation(n), here, last=forget and draw == plan.permutations - 1)
+    finally:
+        _give_up(rows for rows, given in zip((*layers_x, *layers_y), (*xs, *ys), strict=True) if rows is not given)
     groups = np.array_split(random.permutation(n), plan.jackknife) if plan.jackknife else []
     for left_out, group in enumerate(groups):
         kept = np.ones(n, bool)
         kept[group] = False
         left, right = ([replace(rows, values=rows.values[kept]) for rows in side] for side in (layers_x, layers_y))
-        one_pass(left, right, None, {name: of[left_out] for name, of in without.items()})
+        try:
+            one_pass(left, right, None, {name: of[left_out] for name, of in without.items()})
+        finally:
+            _give_up((*left, *right))
     return {
         name: _grid(
             values[name], draws[name], n, one.options, one.kind,
@@ -177,6 +183,12 @@ def evaluate_grids(
         )
         for name, one in asked.items()
     }  # fmt: skip
+
+
+def _give_up(layers: Iterable[SharedRows]) -> None:
+    """Forget what was found: it refers to its rows, and would hold its memory until Python looks for cycles."""
+    for rows in layers:
+        rows.found.clear()
 
 
 def _state(method: Method[State], rows: SharedRows, order: np.ndarray | None, threads: int) -> State:

@@ -252,15 +252,17 @@ class Grid:
 
         The best of many pairs is better than one pair by chance. Where relabellings were drawn, p is the add-one share
         of them whose own best reaches it ("permutations of the best"); otherwise p of the pair times the number of
-        pairs, at most 1 ("pearson x 12 pairs": the bound of Bonferroni).
+        pairs, at most 1 ("pearson x 12 pairs": the bound of Bonferroni). NaN where the pair has none.
         """
         sign = 1.0 if self.kind == "similarity" else -1.0
         i, j = map(int, np.unravel_index(np.argmax(sign * self.values), self.values.shape))
         if self.draws is not None:
             best_by_chance = (sign * self.draws).max(axis=(1, 2))
             return i, j, add_one_p(sign * self.values[i, j], best_by_chance), "permutations of the best"
-        pairs = self.values.size
-        return i, j, min(float(self.p[i, j]) * pairs, 1.0), f"{self.p_from} x {pairs} pairs"
+        p, pairs = float(self.p[i, j]), self.values.size
+        if np.isnan(p):
+            return i, j, p, self.p_from
+        return i, j, min(p * pairs, 1.0), f"{self.p_from} x {pairs} pairs"
 
 
 def grid_of(
