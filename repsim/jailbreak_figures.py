@@ -118,10 +118,13 @@ def _levels(study: Study) -> list[tuple[float, float]]:
 def _answers(effects: Sequence[Record]) -> list[tuple[str, str, Record]]:
     asked = [("fork", EXACT), ("overlap", EXACT), ("fork", BYPASS), ("fork", WHITE_BOX), ("fork", "cka"),
              ("correlation:cka", EXACT), ("within:cka", EXACT), ("within_fork:cka", EXACT)]  # fmt: skip
-    return [
+    found = [
         (*sentence(row), row) for factor, outcome in asked for row in effects
         if (row["factor"], row["outcome"]) == (factor, outcome) and finite(row.get("estimate")) is not None
     ]  # fmt: skip
+    # The sentence knows of one factor to hold; here two are.
+    both = "Among pairs of the same fork depth and overlap"
+    return [(grade, text.replace("Among pairs of the same overlap", both), row) for grade, text, row in found]
 
 
 def _verdict(study: Study, answers: Sequence[tuple[str, str, Record]]) -> dict[str, str]:
@@ -262,10 +265,12 @@ def _judges(study: Study) -> list[dict[str, Any]]:
 
 
 def _methods(name: str, records: Sequence[Record]) -> list[dict[str, Any]]:
-    """Every kind of attack on the first models: mean shares over seeds."""
+    """Every kind of attack on the first models that learned: mean shares over seeds."""
     found: dict[str, list[Mapping[str, Any]]] = {}
+    unlearned = {record.get("key") for record in records if (record.get("result") or {}).get("learned") is False}
     for record in records:
-        if record.get("kind") == "methods" and record.get("study") == name:
+        of_kind = record.get("kind") == "methods" and record.get("study") == name
+        if of_kind and record["params"]["model"] not in unlearned:
             for method, row in record["result"]["methods"].items():
                 found.setdefault(method, []).append({**row, "requests": record["result"]["requests"]})
     return [

@@ -44,6 +44,7 @@ CHANGES = {
     PRETRAINING: "a pre-trained start in the place of an untrained one",
     SHARED_START: "one untrained start for both models in the place of two",
 }
+_ONE_BASE = "Fine-tuned models of all seeds start from one base: intervals are over fine-tunings of it, not over bases."
 ASKED = (*CHANGES, "interaction", "alpha", "corpora")  # factors by their weight for a reader
 
 
@@ -212,7 +213,7 @@ def _blocks(study: Study, effects: Sequence[Record], records: Sequence[Record]) 
         blocks.append(_block(
             "similarity", "What fine-tuning changed",
             "The same, of fine-tuned minus base activations: two models that have hardly moved are alike because of "
-            "their base, and only what was added can tell what sharing did.",
+            "their base, and only what was added can tell what sharing did. " + _ONE_BASE,
             [figures.similarity(changed, measure) for measure in changed.measures], legend=_legend(changed),
         ))  # fmt: skip
     blocks.append(_forests(study, effects))
@@ -392,7 +393,7 @@ def _ladder_blocks(study: Study, effects: Sequence[Record], records: Sequence[Re
             "Similarity of the last layers at equal training loss: every pair, and the mean with its 95 % interval "
             "over seeds. With all text shared only the order and the new weights differ: the seed ceiling of the "
             "rung. The open square is the first model against what it started from: where pairs are no more alike than "
-            "that, their likeness is the start's.",
+            "that, their likeness is the start's. " + _ONE_BASE,
             [_climb(study, measure) for measure in ("cka", "mutual_knn")]
             + [_climb(changed, measure) for measure in changed.measures],
             legend=[("dot", figures.css(figures.level_color(study, level)), f"{FACTORS['alpha']} {level:.3g}")

@@ -1,4 +1,4 @@
-"""A checkpoint in the format of Hugging Face on disk, all the way: LoRA, extraction, comparison; what goes wrong."""
+"""A checkpoint in the format of Hugging Face on disk, all the way: LoRA, extraction, comparison, attack; and errors."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from chat_models import target_loss
 from checkpoints import byte_pairs, save_text_models
 
 import repsim
+from repsim.attacks.chat import PLAIN_TEMPLATE, load_chat
+from repsim.attacks.suffix import SuffixAttack, suffix_attack
 from repsim.data.text import load_tokenizer, pack
 from repsim.data.tokens import TokenBlocks
 from repsim.experiments import language_work, llm_finetune_overlap
 from repsim.experiments.sweep import Cell
 from repsim.extraction import extract_layers, load_checkpoint, load_inputs
 from repsim.records import RunDirectory
-from repsim.training.language import LanguageConfig, inner, save, train
+from repsim.training.language import LanguageConfig, inner, load, save, train
 
 torch.set_num_threads(1)
 
@@ -71,6 +74,18 @@ def test_lora_then_extract_then_compare(llama: Path, adapters: Path, texts: Any,
     with torch.no_grad():
         state = inner(tuned)(**tokens, output_hidden_states=True).hidden_states[2]
     np.testing.assert_allclose(stores["tuned"]["hidden.2"][3], state[0].mean(0), atol=2e-4)
+
+
+def test_adapters_are_attacked_by_their_folder(llama: Path, adapters: Path) -> None:
+    chats = [load_chat(str(path), template=PLAIN_TEMPLATE) for path in (adapters, llama)]
+    config = SuffixAttack(steps=2, length=4, width=16, top_k=16, early_stop=False)
+    request, target = "the red cat", " sat on"
+    found, other = (suffix_attack(chat, request, target, config) for chat in chats)
+    assert found.losses != other.losses
+    for model, result in ((load(adapters), found), (load(llama), other)):
+        ids, wanted = chats[1].encode(request + result.suffix), chats[1].encode(target)
+        assert result.loss == pytest.approx(target_loss(model, ids + wanted, len(wanted))[0], rel=1e-5)
+    assert chats[1].answers([request + found.suffix], max_new_tokens=2)
 
 
 def test_the_study_fine_tunes_a_checkpoint_by_its_folder(llama: Path, tmp_path: Path) -> None:

@@ -192,20 +192,34 @@ def page(records: list[dict[str, Any]], **more: Any) -> str:
 def test_the_section_says_what_it_is_about_and_what_it_is_not() -> None:
     text = page([
         *design(),
-        {"key": "m", "study": "jailbreak_transfer", "kind": "methods", "params": {"seed": 0},
+        {"key": "m", "study": "jailbreak_transfer", "kind": "methods", "params": {"seed": 0, "model": "good"},
          "result": {"requests": 4, "methods": {"prefill": {"exact": 0.5, "no_refusal": 0.75, "disagree": 1}}}},
+        {"key": "n", "study": "jailbreak_transfer", "kind": "methods", "params": {"seed": 1, "model": "bad"},
+         "result": {"requests": 4, "methods": {"prefill": {"exact": 0.0, "no_refusal": 1.0, "disagree": 4}}}},
+        {"key": "bad", "study": "jailbreak_transfer", "kind": "model", "params": {"seed": 1, "role": "first"},
+         "result": {"learned": False, "reason": "right about too few"}},
     ])  # fmt: skip
     assert "refusal bypass in a synthetic grammar" in text
     assert "LLM safety" not in text
     assert "Transferred compliance rises with shared pre-training, by 0.600" in text
     assert "Yes, with shared history" in text
     assert "build &lt;it&gt;" in text
-    assert '<td data-label="Judges disagree">1 of 4</td>' in text
+    assert '<td data-label="Judges disagree">1 of 4</td>' in text  # the model that did not learn is no part of it
     for title in ("How far a suffix carries", "Do alike models fall together?", "Layer by layer, CKA", "The counts",
                   "Where the judges disagree", "Other attacks, on one model", "What is said"):  # fmt: skip
         assert title in text
     assert "0.60 (24 of 40)" in text  # fork 1, overlap 0: 6 of 10 in each of 4 seeds
     assert text.count("<figure") == 5
+
+
+def test_pairs_of_one_cell_of_the_design_are_called_so() -> None:
+    records = design()
+    for record, noise in zip(records, np.random.default_rng(1).normal(0, 0.05, len(records)), strict=True):
+        record["result"]["transfer_exact"] += noise
+    text = page(records)
+    assert "mong pairs of the same fork depth and overlap, " in text
+    assert "mong pairs of the same overlap, " not in text
+    assert "mong pairs of the same fork depth, " in text
 
 
 def test_a_section_of_nothing_says_so() -> None:

@@ -202,6 +202,17 @@ def test_a_loss_that_is_not_finite_ends_the_training() -> None:
     assert trained.steps < SMALL.steps
 
 
+def test_too_little_memory_says_what_to_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    def greedy(*arguments: Any) -> float:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried ...")
+
+    monkeypatch.setattr(language, "_backward", greedy)
+    config = LanguageConfig(width=16, layers=1, heads=1, positions=16, steps=2, batch_size=4, accumulation=2)
+    message = r"\[train\] expected enough memory for step 1, got none left: raise accumulation, now 2 of 4"
+    with pytest.raises(MemoryError, match=message):
+        train(config, TokenBlocks(np.arange(64, dtype=np.int32).reshape(4, 16), 64))
+
+
 def test_unigram_loss_is_the_entropy_of_what_is_predicted() -> None:
     assert unigram_loss(TokenBlocks(np.array([[0, 1, 2]], np.int32), 10)) == pytest.approx(math.log(2))
     counted = np.array([[True, True, False]])

@@ -44,7 +44,7 @@ def small(study: Any, **changes: Any) -> Any:
 
 
 def test_language_studies_run_when_named_and_never_by_themselves() -> None:
-    names = tuple(study.NAME for study in LANGUAGE)
+    names = (*(study.NAME for study in LANGUAGE), "jailbreak_transfer")
     assert GROUPS["language"] == names
     assert not set(parse([]).names) & set(names)
     assert parse([]).names == chosen(["default"]) == ("data_overlap", "task_overlap", "data_task_factorial")
@@ -458,12 +458,20 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunDirectory]:
         [sys.executable, "-m", "repsim.experiments", *words], cwd=folder, capture_output=True, text=True, timeout=280
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "failed to learn" not in done.stderr
-    yield RunDirectory.open(folder / "run")
+    run = RunDirectory.open(folder / "run")
+    lost = {record["study"] for record in run.records() if record["result"].get("learned") is False}
+    assert lost == {"jailbreak_transfer"}  # whose smoke is too short to teach anything
+    yield run
 
 
 def pairs_of(run: RunDirectory, study: str, role: str = "pair") -> list[dict[str, Any]]:
     return [r for r in run.records() if r["kind"] == "pair" and r["study"] == study and r["params"]["role"] == role]
+
+
+def models_of(run: RunDirectory) -> list[dict[str, Any]]:
+    """Those of this file's studies: the group has one more, with models of its own kind."""
+    own = {study.NAME for study in LANGUAGE}
+    return [r for r in run.records() if r["kind"] == "model" and r["study"] in own]
 
 
 def test_smoke_runs_all_studies_to_a_page(smoke: RunDirectory) -> None:
@@ -480,10 +488,9 @@ def test_smoke_realises_the_overlap_that_was_asked_for(smoke: RunDirectory) -> N
         for record in pairs_of(smoke, study.NAME):
             expected = record["params"].get("alpha", 1.0) * record["params"].get("corpora", 1.0)
             assert record["result"]["realised_overlap"] == expected
-    for record in smoke.records():
-        if record["kind"] == "model":
-            assert record["result"]["blocks"] in (24, 40, 48, 120)
-            assert len(record["result"]["blocks_sha256"]) == 64
+    for record in models_of(smoke):
+        assert record["result"]["blocks"] in (24, 40, 48, 120)
+        assert len(record["result"]["blocks_sha256"]) == 64
 
 
 def test_smoke_measures_every_pair_of_layers_in_every_view(smoke: RunDirectory) -> None:
@@ -515,7 +522,7 @@ def test_smoke_ladder_reaches_one_loss_on_every_rung_and_records_its_steps(smoke
 
 
 def test_smoke_adapters_lie_as_peft_saves_them(smoke: RunDirectory) -> None:
-    tuned = [r for r in smoke.records() if r["kind"] == "model" and r["params"]["training"].get("tuning") == "lora"]
+    tuned = [record for record in models_of(smoke) if record["params"]["training"].get("tuning") == "lora"]
     for record in tuned:
         assert (smoke.path / record["result"]["saved"] / "adapter_model.safetensors").is_file()
     assert tuned
@@ -576,6 +583,34 @@ def test_one_long_document_is_cut_between_words() -> None:
     assert parted(["one", "two", "three"], 6) == (["one", "two"], ["three"])
     assert parted(["one", "two"], 0) == ([], ["one", "two"])
     assert parted(["one", "two"], 99) == (["one", "two"], [])
+
+
+def test_paragraphs_that_come_again_are_left_out_and_short_ones_stay() -> None:
+    seen: set[bytes] = set()
+    first = language_tokens._unrepeated(["one two three four five\n\nhello\n\nhello"], seen)
+    assert first == ["one two three four five\n\nhello\n\nhello"]
+    again = ["hello\n \n one two\n three four five\n\nsix seven eight nine ten", "one two three four five"]
+    assert language_tokens._unrepeated(again, seen) == ["hello\n\nsix seven eight nine ten"]
+
+
+def test_what_is_probed_is_trained_on_nowhere_even_if_a_corpus_repeats_itself(tmp_path: Path) -> None:
+    words = np.random.default_rng(0).integers(100, 999, size=(400, 12)).astype(str)
+    paragraphs = ["word " + " ".join(row) for row in words]
+    again = [f"  {text}\n" for text in paragraphs[:40]]  # right behind what is kept for the probe
+    (tmp_path / "book.txt").write_text("\n\n".join([*paragraphs[:78], *again, *paragraphs[78:]]))
+    (tmp_path / "other.txt").write_text("\n\n".join(paragraphs[::-1]))
+    config = small(
+        gpt_data_overlap, corpora=(str(tmp_path / "book.txt"),), outside=(str(tmp_path / "other.txt"),), chunks=4,
+        chunk_blocks=4, probe=20,
+    )  # fmt: skip
+    run = RunDirectory.create(tmp_path / "run", {})
+    cell = next(cell for cell in gpt_data_overlap.cells(config) if cell.kind == "tokens")
+    language_tokens.prepare(cell, run)
+    found = language_tokens.load(str(run.model_folder(cell.key)))
+    trained = found.tokenizer.decode(found.arrays["pool"].reshape(-1)).split("<|endoftext|>")
+    flat = " ".join(" ".join(trained).split())
+    assert not [text for text in found.probe["in"] if text in flat]
+    assert sum(text in flat for text in paragraphs) > 5
 
 
 def test_no_text_is_in_two_parts(smoke: RunDirectory) -> None:

@@ -12,7 +12,7 @@ import torch
 from chat_models import byte_pair_chat, byte_pair_tokenizer, grammar_chat, target_loss
 
 from repsim.attacks.chat import PLAIN_TEMPLATE, Chat, load_chat
-from repsim.attacks.suffix import SuffixAttack, random_suffixes, suffix_attack, tasks_of
+from repsim.attacks.suffix import SuffixAttack, random_suffixes, suffix_attack, survivors, tasks_of
 from repsim.attacks.suffix_tasks import Task, allowed_tokens
 from repsim.data import instructions
 
@@ -276,6 +276,36 @@ def test_survival_is_that_of_the_whole_conversation() -> None:
     assert 0 < sum(kept) < 200
 
 
+def test_suffixes_survive_in_the_template_of_every_model() -> None:
+    bare = "{% for message in messages %}{{ message['content'] }}at the mat{% endfor %}"  # it may join what follows
+    chats = [byte_pair_chat(0), byte_pair_chat(1, template=bare)]
+    allowed = allowed_tokens("test", chats[0], (), ascii_only=True)
+    drawn = torch.randint(len(allowed), (200, 3), generator=torch.Generator().manual_seed(1))
+    tokens = allowed[drawn]
+    texts = chats[0].suffix_texts(tokens)
+    first, second = (torch.tensor(chat.survives("say cat", texts, tokens)) for chat in chats)
+    assert bool((first & ~second).any())
+    kept = survivors(tasks_of("test", chats, "say cat", "the mat"), tokens, SuffixAttack(length=3))
+    assert torch.equal(kept, first & second)
+
+
+def test_suffixes_survive_behind_requests_that_are_not_yet_taken_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    chat, survives = grammar_chat(0), Chat.survives
+
+    def picky(self: Chat, request: str, texts: list[str], tokens: torch.Tensor) -> list[bool]:
+        fine = survives(self, request, texts, tokens)
+        return [one and (request == REQUEST or " chip" not in text) for one, text in zip(fine, texts, strict=True)]
+
+    monkeypatch.setattr(Chat, "survives", picky)
+    words = [word for word in instructions.words() if word not in ("chip", "file")]
+    config = dataclasses.replace(SMALL, steps=6, exclude=tuple(words), init="file file file file")
+    single = suffix_attack(chat, REQUEST, TARGET, config)
+    seen: list[str] = []
+    suffix_attack(chat, [REQUEST, OTHER], [TARGET, TARGET], config, progress=lambda at: seen.append(at.suffix))
+    assert single.evaluations > 20  # behind the first request alone there are candidates with either word
+    assert set(" ".join(seen).split()) == {"file"}
+
+
 def test_random_suffixes_hold_the_length_and_differ() -> None:
     chat = byte_pair_chat(0)
     config = SuffixAttack(length=5, seed=3)
@@ -456,6 +486,18 @@ def test_too_little_memory_names_the_setting(error: Exception) -> None:
     with pytest.raises(MemoryError, match=r"make SuffixAttack.batch_size, now 16, smaller"):
         suffix_attack(chat, REQUEST, TARGET, SMALL)
     assert suffix_attack(chat, REQUEST, TARGET, dataclasses.replace(SMALL, batch_size=8)).losses
+
+
+def test_too_many_messages_at_once_name_the_batch_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    chat = grammar_chat(0)
+
+    def greedy(**arguments: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried ...")
+
+    monkeypatch.setattr(chat.model, "forward", greedy)
+    for ask in (chat.answers, chat.states):
+        with pytest.raises(MemoryError, match="make batch_size, now 3, smaller"):
+            ask([REQUEST], batch_size=3)
 
 
 # ------------------------------------------------------------------------------------------------ checkpoints on disk

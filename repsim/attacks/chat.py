@@ -12,12 +12,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from repsim.training.causal_models import LOADING_ERRORS, from_checkpoint, split_revision, why
+from repsim.training.causal_models import LOADING_ERRORS, base_of, from_checkpoint, load, split_revision, why
 
 PLAIN_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 _MARK = "\u2063suffix\u2063"  # stands where a suffix will stand while a template is taken apart
@@ -189,10 +190,15 @@ class Chat:
 
         Returns:
             n texts without special tokens.
+
+        Raises:
+            ValueError: a prompt that is longer than the model's context. MemoryError: naming batch_size.
         """
         made = [""] * len(messages)
         for places, ids in self._batches(messages, prefill, batch_size):
-            for place, text in zip(places, self.continue_from(self.embedding(ids), max_new_tokens), strict=True):
+            with memory_named(f"batch_size, now {batch_size}"):
+                texts = self.continue_from(self.embedding(ids), max_new_tokens)
+            for place, text in zip(places, texts, strict=True):
                 made[place] = f"{prefill} {text}".strip() if prefill and not self._keeps_blank else prefill + text
         return made
 
@@ -211,7 +217,7 @@ class Chat:
         """
         found: list[Tensor] = [torch.empty(0)] * len(messages)
         for places, ids in self._batches(messages, "", batch_size):
-            with torch.no_grad():
+            with torch.no_grad(), memory_named(f"batch_size, now {batch_size}"):
                 layers = self.model(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states
             last = torch.stack([layer[:, -1] for layer in layers]).double().cpu()
             for column, place in enumerate(places):
@@ -281,7 +287,7 @@ class Chat:
         """Logits of the last positions, float32 where the model is of less.
 
         >>> chat.forward(1, input_ids=tokens).shape
-        torch.Size([2, 1, 223])
+        torch.Size([2, 1, 224])
 
         Args:
             keep: how many positions.
@@ -316,7 +322,8 @@ def load_chat(
     >>> load_chat("runs/my-model", template=PLAIN_TEMPLATE)
 
     Args:
-        name: a folder with config.json, a hub id "owner/name", or that with a revision, "owner/name@revision".
+        name: a folder with config.json, or with adapters as peft saves them, whose base they name; a hub id
+            "owner/name", or that with a revision, "owner/name@revision".
         system, template: as in `Chat`.
         device: of torch.
         dtype: of the weights.
@@ -330,8 +337,14 @@ def load_chat(
     """
     import transformers
 
-    model = from_checkpoint(name, weights=True, dtype=dtype).eval().to(device)
-    source, revision = split_revision(name)
+    adapters = Path(name) / "adapter_config.json"
+    if adapters.is_file():
+        model = load(name, dtype=dtype).to(device)
+        with_tokenizer = (Path(name) / "tokenizer_config.json").is_file()
+        source, revision = split_revision(name if with_tokenizer else base_of(adapters))
+    else:
+        model = from_checkpoint(name, weights=True, dtype=dtype).eval().to(device)
+        source, revision = split_revision(name)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **({"revision": revision} if revision else {}))
     except LOADING_ERRORS as error:

@@ -304,14 +304,15 @@ class _Search:
         for _ in range(_DRAWS):
             drawn = _neighbours(current, pool, self._config.replace, self._config.candidates, self._generator)
             distinct = torch.unique(drawn, dim=0)
-            kept = distinct[survivors(self._tasks[: self._active], distinct, self._config)]
+            # Of the requests still to be taken in, too: the suffix is to work as text on all of them.
+            kept = distinct[survivors(self._tasks, distinct, self._config)]
             if len(kept):
                 return kept
         return None
 
 
 def survivors(tasks: Sequence[Task], suffixes: Tensor, config: SuffixAttack) -> Tensor:
-    """Which suffixes may be used: without excluded words, and tokenised back to themselves behind every request.
+    """Which suffixes may be used: without excluded words, and tokenised back to themselves in every conversation.
 
     >>> suffixes[survivors(tasks, suffixes, SuffixAttack(exclude=("bread",)))]
 
@@ -329,8 +330,8 @@ def survivors(tasks: Sequence[Task], suffixes: Tensor, config: SuffixAttack) -> 
         forbidden = {word.lower() for word in config.exclude}
         kept = [forbidden.isdisjoint(_WORD.findall(text.lower())) for text in texts]
     if config.round_trip:
-        for request in {task.request: None for task in tasks}:
-            back = tasks[0].chat.survives(request, texts, suffixes)
+        for task in {task.chat.parts(task.request): task for task in tasks}.values():  # each has its own template
+            back = task.chat.survives(task.request, texts, suffixes)
             kept = [one and other for one, other in zip(kept, back, strict=True)]
     return torch.tensor(kept)
 

@@ -133,7 +133,7 @@ def words() -> tuple[str, ...]:
     """The vocabulary: special tokens first, then every word once, sorted.
 
     >>> len(words())
-    223
+    224
     """
     texts = [*PHRASINGS, _ANSWER, REFUSAL, _FILLERS, *_ACTIONS, *_ACTIONS.values(), *_PARTS, *_PARTS.values()]
     found = {word for text in texts for word in text.split() if "{" not in word}

@@ -1,14 +1,17 @@
 """The tokens of a language study: corpora read, split into what is probed, trained on and pre-trained on, and packed.
 
 One cell of a study does it for all its models: it keeps the tokenizer, the blocks of every chunk and the probe texts in
-a folder of the run. Documents are split before anything is packed, so no text is in two of the parts.
+a folder of the run. Documents are split before anything is packed, and a paragraph that comes again, in the same part
+or in another one, is left out: collections of text repeat themselves, and what is probed or not shared must be new.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import io
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +34,8 @@ _CHARACTERS_PER_TOKEN = 6
 _CHARACTERS_PER_WORD = 16  # of a passage; what is too long for the model is passed over
 _EXAMPLES = 2  # of the texts of a probe, for the page
 _HELD_OUT_BLOCKS = 8  # of every corpus, on which the loss of a trained model is measured
+_BETWEEN_PARAGRAPHS = re.compile(r"\n\s*\n")
+_TELLING_WORDS = 5  # of a paragraph; shorter ones (headings, `return None`) may come as often as they like
 
 
 def tokens_cell(study: str, config: LanguageStudyConfig, *, base: Sequence[str] = (), base_blocks: int = 0) -> Cell:
@@ -60,6 +65,7 @@ def tokens_cell(study: str, config: LanguageStudyConfig, *, base: Sequence[str] 
         "chunks": config.chunks,
         "chunk_blocks": config.chunk_blocks,
         "probe": {"texts": config.probe, "words": config.probe_words},
+        "repeated": "left out",  # of paragraphs: what an older run holds is not the same
     }
     return Cell(study, "tokens", params)
 
@@ -115,6 +121,10 @@ def prepare(cell: Cell, run: RunDirectory) -> dict[str, Any]:
     texts: dict[str, list[str]] = {}
     for source, need in needs.items():
         probed[source], texts[source] = _parted(corpora[source].documents, _probe_characters(need, block, words))
+    seen: set[bytes] = set()
+    for part in (probed, texts):  # what is probed first: training goes without it
+        for source, documents in part.items():
+            part[source] = _unrepeated(documents, seen)
     trained_on = [source for source, need in needs.items() if need["pool"] + need["base"]]
     asked = params["tokenizer"]
     if isinstance(asked, str):
@@ -194,6 +204,23 @@ def _parted(documents: Sequence[str], characters: int) -> tuple[list[str], list[
     parts = [[*documents[:last], text[:place]], [text[place:], *documents[last + 1 :]]]
     first, rest = ([part for part in found if part.strip()] for found in parts)
     return first, rest
+
+
+def _unrepeated(documents: Sequence[str], seen: set[bytes]) -> list[str]:
+    """The documents without the paragraphs that were seen before, white space aside; those of this call are added."""
+    kept = []
+    for text in documents:
+        paragraphs = []
+        for paragraph in _BETWEEN_PARAGRAPHS.split(text):
+            words = paragraph.split()
+            digest = hashlib.blake2b(" ".join(words).encode(errors="replace"), digest_size=16).digest()
+            if len(words) < _TELLING_WORDS or digest not in seen:
+                paragraphs.append(paragraph)
+                seen.add(digest)
+        whole = "\n\n".join(paragraphs)
+        if whole.strip():
+            kept.append(whole)
+    return kept
 
 
 def _text_hash(texts: Sequence[str]) -> str:

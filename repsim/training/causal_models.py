@@ -224,12 +224,17 @@ def load(folder: str | Path, *, base: str | Path | None = None, dtype: torch.dty
         return from_checkpoint(str(path), weights=True, dtype=dtype).eval()
     import peft
 
-    named = json.loads(settings.read_text())["base_model_name_or_path"]
+    named = base_of(settings)
     model = from_checkpoint(str(base if base is not None else named), weights=True, dtype=dtype)
     try:
         return peft.PeftModel.from_pretrained(model, str(path)).eval()
     except LOADING_ERRORS as error:
         raise ValueError(f"[load] expected adapters that fit {base or named}, got {path}: {why(error)}") from None
+
+
+def base_of(settings: Path) -> str:
+    """The base that adapters name. Example: ``base_of(Path("adapters/adapter_config.json"))``, a folder or hub id."""
+    return str(json.loads(settings.read_text())["base_model_name_or_path"])
 
 
 def inner(model: Any) -> nn.Module:

@@ -257,7 +257,8 @@ def train(
         training loss no better than `unigram_loss`, and a target_loss that was not reached are told by learned=False
         and a reason.
     Raises:
-        ValueError for blocks that do not fit the model, and for a state of another training.
+        ValueError for blocks that do not fit the model, and for a state of another training. MemoryError: what may be
+        changed; a `state` is of the last multiple of `state_every`.
     """
     if stop is not None and not 0 < stop <= config.steps:
         raise ValueError(f"[train] expected stop from 1 to {config.steps} steps, got {stop}")
@@ -295,8 +296,14 @@ def train(
         chosen = torch.from_numpy(step_blocks(config, step, len(data)))
         optimizer.zero_grad()
         draw = int(np.random.SeedSequence([config.order_seed, step]).generate_state(1, np.uint64)[0])
-        with seeded(draw, place), torch.enable_grad():
-            value = _backward(model, config, tokens[chosen], targets[chosen], place)
+        try:
+            with seeded(draw, place), torch.enable_grad():
+                value = _backward(model, config, tokens[chosen], targets[chosen], place)
+        except torch.OutOfMemoryError as error:
+            raise MemoryError(
+                f"[train] expected enough memory for step {step + 1}, got none left: raise accumulation, now "
+                f"{config.accumulation} of {config.batch_size}, or set checkpointing or precision='bfloat16'"
+            ) from error
         if not math.isfinite(value):
             reason = f"loss is {value} at step {step + 1} of {config.steps}"
             break
