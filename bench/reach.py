@@ -168,7 +168,7 @@ def _call(name: str, n: int, folder: Path) -> Run:
 
 
 def _ran(run: Run) -> tuple[str, str, str]:
-    return f"{run.n:,}", f"{run.seconds:.2f}", f"{run.bytes / 1e6:.0f}"
+    return f"{run.n:,}", f"{run.seconds:.3g}", f"{run.bytes / 1e6:.0f}"
 
 
 def _row(name: str, runs: Sequence[Run], end: str) -> tuple[str, ...]:
