@@ -397,7 +397,9 @@ T* table_of(const Matrix<T>& table) {
 }
 
 // As one whole number of Python's.
-nb::object whole(const repsim::WideSum& sum) { return (nb::int_(sum.high) << nb::int_(64)) | nb::int_(sum.low); }
+nb::int_ whole(const repsim::WideSum& sum) {
+  return nb::int_((nb::int_(sum.high) << nb::int_(64)) | nb::int_(sum.low));
+}
 
 void distance_pages(const PointTuple& points, const std::tuple<int64_t, int64_t, int64_t, int64_t>& where,
                     Vector<uint8_t> seen, int threads) {
@@ -418,7 +420,7 @@ void distance_counts(const PointTuple& points, const std::tuple<int64_t, int64_t
   repsim::distance_counts(side, range, pages, table, threads);
 }
 
-nb::object counts_to_ranks(Matrix<int64_t> counts) {
+nb::int_ counts_to_ranks(Matrix<int64_t> counts) {
   int64_t* table = table_of(counts);
   repsim::WideSum squares;
   {
@@ -430,8 +432,8 @@ nb::object counts_to_ranks(Matrix<int64_t> counts) {
 
 using RankTuple = std::tuple<Vector<const int32_t>, Matrix<const int64_t>>;
 
-nb::object rank_products(const PointTuple& x, const RankTuple& x_ranks, const PointTuple& y, const RankTuple& y_ranks,
-                         const std::tuple<int64_t, int64_t, int64_t, int64_t>& where, int threads) {
+nb::int_ rank_products(const PointTuple& x, const RankTuple& x_ranks, const PointTuple& y, const RankTuple& y_ranks,
+                       const std::tuple<int64_t, int64_t, int64_t, int64_t>& where, int threads) {
   const repsim::BlockRange range = block_range(where, true);
   const repsim::Points left = points_of(x, range), right = points_of(y, range);
   const repsim::RankTable of_left{lines_of(std::get<0>(x_ranks)), table_of(std::get<1>(x_ranks))};
