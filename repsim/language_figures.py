@@ -29,10 +29,12 @@ LADDER = "finetune_ladder"
 AGREEMENT, MISTAKES = "prediction_agreement", "same_mistake"
 VIEWS = {
     "mean/in": "token means",
+    "mean_rest/in": "token means without the first",
     "last/in": "last tokens",
     "word/in": "words",
     "change/in": "changes from the start",
     "mean/out": "token means, other text",
+    "mean_rest/out": "token means without the first, other text",
     "last/out": "last tokens, other text",
     "word/out": "words, other text",
     "change/out": "changes from the start, other text",

@@ -101,11 +101,12 @@ def by_hand(path: Path, name: str, pool: str) -> list[np.ndarray]:
                 at += len(word)
             assert at == inner.shape[1]
         else:
-            rows.append({"mean": states.mean(1), "last": states[:, -1], "cls": states[:, 0]}[pool])
+            rest = states[:, 1:].mean(1)
+            rows.append({"mean": states.mean(1), "mean_rest": rest, "last": states[:, -1], "cls": states[:, 0]}[pool])
     return list(np.stack(rows, axis=1))
 
 
-@pytest.mark.parametrize("pool", ["mean", "last", "cls", "word"])
+@pytest.mark.parametrize("pool", ["mean", "mean_rest", "last", "cls", "word"])
 @pytest.mark.parametrize("name", ["bert", "gpt2", "llama", "t5"])
 def test_text_in_padded_batches_is_text_alone(text_models, lines, tmp_path, name, pool):
     checkpoint = load_checkpoint(str(text_models[name]), "text")
@@ -152,8 +153,8 @@ def test_padding_that_is_not_a_number_is_left_out():
     states = torch.tensor([[[1.0], [3.0], [float("nan")]], [[2.0], [4.0], [9.0]]])
     lengths, words = [2, 3], [[0, 0], [0, 1, 1]]
     pools = {how: pool_tokens(how, lengths, words, "", states, torch.float32).ravel().tolist()
-             for how in ("mean", "last", "cls", "word")}  # fmt: skip
-    assert pools == {"mean": [2, 5], "last": [3, 9], "cls": [1, 2], "word": [2, 2, 6.5]}
+             for how in ("mean", "mean_rest", "last", "cls", "word")}  # fmt: skip
+    assert pools == {"mean": [2, 5], "mean_rest": [3, 6.5], "last": [3, 9], "cls": [1, 2], "word": [2, 2, 6.5]}
 
 
 def test_a_state_per_text_and_states_that_are_not_of_tokens():
@@ -165,6 +166,11 @@ def test_a_state_per_text_and_states_that_are_not_of_tokens():
             ValueError, match=rf"^where expected a state for each of 3 tokens \[n, t, c\] .*got {shape}$"
         ):
             pool_tokens(how, [2, 3], [], "where", tensor, torch.float32)
+
+
+def test_a_text_of_one_token_has_no_mean_of_the_rest():
+    with pytest.raises(ValueError, match=r"^where expected at least two tokens of every text for pool 'mean_rest'"):
+        pool_tokens("mean_rest", [3, 1], [], "where", torch.ones(2, 3, 5), torch.float32)
 
 
 def test_longer_texts_are_refused_or_cut(text_models, tmp_path):
@@ -452,7 +458,10 @@ def test_a_folder_without_images_and_a_table_without_the_column(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pool": "flatten"}, r"expected pool as one of \('mean', 'last', 'cls', 'word'\) for text, got 'flatten'"),
+        (
+            {"pool": "flatten"},
+            r"expected pool as one of \('mean', 'mean_rest', 'last', 'cls', 'word'\) for text, got 'flatten'",
+        ),
         ({"dtype": "int8"}, r"expected dtype as one of .*, got 'int8'"),
         ({"batch_size": 0}, r"expected batch_size of at least 1, got 0"),
         ({"max_tokens": 0}, r"expected max_tokens only with at least 1, got 0"),

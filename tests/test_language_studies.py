@@ -33,7 +33,7 @@ from repsim.experiments.command import parse
 from repsim.records import RunDirectory, table_rows
 
 LANGUAGE = (gpt_data_overlap, gpt_corpus_overlap, gpt_data_corpus_factorial, llm_finetune_overlap, finetune_ladder)
-VIEWS = ("last/in", "word/in", "mean/out", "last/out", "word/out")
+VIEWS = ("mean_rest/in", "last/in", "word/in", "mean/out", "mean_rest/out", "last/out", "word/out")
 
 
 def small(study: Any, **changes: Any) -> Any:
@@ -213,14 +213,15 @@ def test_activations_are_pooled_as_transformers_gives_them(tmp_path: Path) -> No
     tokenizer = train_tokenizer(texts * 9, 270)
     model = build(LanguageConfig(width=16, layers=2, heads=2, positions=64), 270)
     found = language_probes.activations(model, tokenizer, {"in": texts}, words=8)
-    assert list(found) == ["mean/in", "last/in", "word/in"]
-    expected: dict[str, list[np.ndarray]] = {"mean": [], "last": [], "word": []}
+    assert list(found) == ["mean/in", "mean_rest/in", "last/in", "word/in"]
+    expected: dict[str, list[np.ndarray]] = {"mean": [], "mean_rest": [], "last": [], "word": []}
     for text in texts:
         encoded = tokenizer(text, return_offsets_mapping=True)
         with torch.no_grad():
             output = model(input_ids=torch.tensor([encoded["input_ids"]]), output_hidden_states=True)
         state = output.hidden_states[2][0].double().numpy()
         expected["mean"].append(state.mean(0))
+        expected["mean_rest"].append(state[1:].mean(0))
         expected["last"].append(state[-1])
         ends = np.cumsum([len(word) + 1 for word in text.split()]) - 1
         spans = np.array(encoded["offset_mapping"])

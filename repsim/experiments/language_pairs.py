@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from repsim.experiments import language_tokens
+from repsim.experiments.language_probes import POOLS
 from repsim.experiments.pairs import FIRST, MEASURES, SECOND, THIRD, architecture
 from repsim.experiments.sweep import Cell
 
@@ -237,7 +238,7 @@ def pair_cell(
         "second": second.key if second else "start",
         "tokens": tokens.key,
         "probe": tokens.params["probe"],
-        "compare": {"measures": list(MEASURES), "words": config.words, "k": config.k,
+        "compare": {"measures": list(MEASURES), "pools": list(POOLS), "words": config.words, "k": config.k,
                     "permutations": config.permutations, "changes": changes},
     }  # fmt: skip
     if second is None:

@@ -1,8 +1,8 @@
-"""Two language models on the fixed probe texts: every layer, pooled in three ways, and what training changed.
+"""Two language models on the fixed probe texts: every layer, pooled in four ways, and what training changed.
 
 A view is a pooling and a probe: "mean/in" is the mean over the tokens of texts like those that the models were trained
-on, "last/out" the last token of texts like none of them, "word/in" single words. "change/in" is the mean over tokens of
-what fine-tuning added: the model's activations minus its base's.
+on, "mean_rest/in" the same without the first token, "last/out" the last token of texts like none of them, "word/in"
+single words. "change/in" is the mean over tokens of what fine-tuning added: the model's activations minus its base's.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from repsim.experiments.pairs import MEASURES, similarity_of
 
 # Of the views that do not come first in every table and figure.
 MEASURES_OF_VIEWS = ("cka", "mutual_knn")
-POOLS, PROBES = ("mean", "last", "word"), ("in", "out")
+POOLS, PROBES = ("mean", "mean_rest", "last", "word"), ("in", "out")
 MAIN, CHANGE = "mean/in", "change"
 # From here on a measure that cannot exceed 1 has no room to tell pairs apart.
 SATURATED = 0.99

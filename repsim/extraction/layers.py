@@ -61,8 +61,9 @@ def extract_layers(
     layers: names, or patterns with ``*``; by default "hidden.0" (the embeddings) to "hidden.L", as the model returns
         them, and "final", its last hidden state, where a last norm makes that another one; with pool "cls" without
         "hidden.0", in which the first token is the same for all inputs. Any other name is that of a module.
-    pool: of images "mean" (over positions, or all tokens), "cls", "last", "flatten"; of text "mean", "last", "cls" and
-        "word", see `pool_tokens`. With "word" the rows are the words of all texts and the sample ids number them.
+    pool: of images "mean" (over positions, or all tokens), "cls", "last", "flatten"; of text "mean",
+        "mean_rest" (without the first token), "last", "cls" and "word", see `pool_tokens`. With "word" the rows are the
+        words of all texts and the sample ids number them.
     batch_size: inputs per forward pass.
     dtype: on disk: "float32", "float16", "bfloat16" or "float64".
     max_tokens: where to cut longer texts; by default they are refused.

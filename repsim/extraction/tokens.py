@@ -13,7 +13,7 @@ import torch
 
 from repsim.activations import Pool
 
-TEXT_POOLS = ("mean", "last", "cls", "word")
+TEXT_POOLS = ("mean", "mean_rest", "last", "cls", "word")
 _WORD = re.compile(r"\S+")
 
 
@@ -130,11 +130,13 @@ def pool_tokens(
 ) -> torch.Tensor:
     """One row per text, or per word, from the states of tokens.
 
-    Parameters: ``how``, "mean" over the tokens of a text, special ones among them; "last" or "cls", its last or first
-        token; "word", for every word the mean over its tokens, text after text; ``lengths`` and ``words`` as in
-        `TokenBatch`; ``where``, the beginning of an error message; ``tensor`` [m, t, d]; ``wide``, the dtype of sums.
+    Parameters: ``how``, "mean" over the tokens of a text, special ones among them; "mean_rest" over all but the first,
+        whose state in many causal models is a constant of great norm that outweighs the text (Sun et al. 2024, "Massive
+        activations in large language models"); "last" or "cls", its last or first token; "word", for every word the
+        mean over its tokens, text after text; ``lengths`` and ``words`` as in `TokenBatch`; ``where``, the beginning of
+        an error message; ``tensor`` [m, t, d]; ``wide``, the dtype of sums.
     Returns: [m, d], or [words of all texts, d].
-    Raises: ValueError: the tensor has no state for every token.
+    Raises: ValueError: the tensor has no state for every token; a text of one token has no mean of the rest.
     """
     if tensor.ndim == 2 and how == "mean":
         return tensor  # a row per text already
@@ -150,9 +152,14 @@ def pool_tokens(
     if how == "last":
         return tensor[rows, counts - 1]
     # Not times the mask: what stands at a padding may be NaN or infinite, and 0 times that is NaN.
-    inside = torch.arange(tensor.shape[1], device=tensor.device) < counts[:, None]
+    places = torch.arange(tensor.shape[1], device=tensor.device)
+    inside = places < counts[:, None]
+    if how == "mean_rest":
+        inside, counts = inside & (places > 0), counts - 1
+        if min(lengths) < 2:
+            raise ValueError(f"{where} expected at least two tokens of every text for pool {how!r}, got one")
     states = torch.where(inside[:, :, None], tensor.to(wide), torch.zeros((), dtype=wide, device=tensor.device))
-    if how == "mean":
+    if how in ("mean", "mean_rest"):
         return states.sum(dim=1) / counts[:, None].to(wide)
     means = []
     for text, found in enumerate(words):
