@@ -35,6 +35,13 @@ def test_every_comparable_measure_agrees_with_its_function(measure: str) -> None
             assert type(grid.at(i, j, measure)).__name__.lower() == REGISTRY[measure].kind
 
 
+def test_statistics_of_one_side_show_their_options() -> None:
+    names = ["uniformity_difference", "intrinsic_dimension_difference", "neuron_modularity_difference"]
+    table = repsim.compare(rows(), rows(seed=1), measures=names)
+    for name in names:
+        assert table[name].options == getattr(repsim, name)(rows(), rows(seed=1)).options != {}
+
+
 def test_options_of_a_measure() -> None:
     a, b = sides()
     table = repsim.compare(a, b, measures={"cka": {}, "procrustes": {"unit_norm": True}})
@@ -135,6 +142,12 @@ def test_chance_picks_a_best_pair_that_is_not_called_alike() -> None:
         pytest.param({"measures": {"mutual_knn": {"q": 1}}}, TypeError, "that mutual_knn has", id="graph"),
         pytest.param({"measures": {"mutual_knn": {"k": 40}}}, ValueError, "expected k of at most 39", id="own-k"),
         pytest.param({"measures": {"procrustes": {"sigma": 1}}}, TypeError, "that procrustes has", id="unknown"),
+        pytest.param(
+            {"measures": {"uniformity_difference": {"sigma": 1}}},
+            TypeError,
+            "that uniformity_difference has",
+            id="of-one",
+        ),
         pytest.param({"measures": "procrustes", "jackknife": 1}, ValueError, "expected jackknife 0 or", id="one-group"),
         pytest.param({"measures": "procrustes", "jackknife": -1}, ValueError, "jackknife of at least 0", id="negative"),
         pytest.param({"measures": "procrustes", "permutations": -1}, ValueError, "permutations of at", id="draws"),
