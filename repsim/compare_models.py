@@ -198,16 +198,22 @@ def compare_models(
     }
     searching = request.only(name for _, todo, _ in begun.values() for name in todo.measures)
     groups = [searching.only(names) for names in plan_of(searching, every, every, memory=budget, keeps=True).groups]
+
+    def searched(group: Request) -> list[Any]:
+        """The layers whose graphs a pair that is not finished needs."""
+        models = {name for pair, (_, todo, _) in begun.items() if todo.only(group.measures).graphs for name in pair}
+        return [rows for name, of in layers.items() if name in models for rows in of.values()]
+
     step = steps_of(
         sum(
-            len(every) * len(group.searches())
+            len(searched(group)) * len(group.searches())
             + sum(todo.only(group.measures).steps(0, _pairs(layers, pair)) for pair, (_, todo, _) in begun.items())
             for group in groups
         ),
         progress,
     )
     for group in groups:
-        search_graphs(group, every, threads=cpus, memory=budget, step=step)
+        search_graphs(group, searched(group), threads=cpus, memory=budget, step=step)
         for name, pairs_of_it in groupby(begun, key=lambda pair: min(pair, key=order.__getitem__)):
             for pair in pairs_of_it:
                 _, todo, keep = begun[pair]
