@@ -209,9 +209,7 @@ def as_rows(x: Any, *, function: str, name: str, gpu: bool = False) -> Rows:
     if found is not None:
         return found
     values, dtype = _as_numpy(x, name, where)
-    if dtype not in DTYPES:
-        raise TypeError(f"{where} of dtype float16, bfloat16, float32 or float64, got {dtype}{_cast(dtype, name)}")
-    _require_matrix(tuple(values.shape), where)
+    _require_matrix(dtype, tuple(values.shape), name, where)
     if values.shape[1] > 1 and values.strides[1] != values.itemsize:
         cure = f"{name}.contiguous()" if hasattr(x, "contiguous") else f"numpy.ascontiguousarray({name})"
         raise ValueError(
@@ -224,7 +222,9 @@ def as_rows(x: Any, *, function: str, name: str, gpu: bool = False) -> Rows:
     return Rows(values, dtype, name)
 
 
-def _require_matrix(shape: tuple[int, ...], where: str) -> None:
+def _require_matrix(dtype: str, shape: tuple[int, ...], name: str, where: str) -> None:
+    if dtype not in DTYPES:
+        raise TypeError(f"{where} of dtype float16, bfloat16, float32 or float64, got {dtype}{_cast(dtype, name)}")
     if len(shape) != 2:
         raise ValueError(f"{where} with two dimensions [rows, columns], got shape {shape}")
     if 0 in shape:
@@ -257,9 +257,7 @@ def _on_gpu(x: Any, name: str, where: str, function: str, allowed: bool) -> Devi
 
         tensor = from_dlpack(x)
     dtype = str(tensor.dtype).removeprefix("torch.")
-    if dtype not in DTYPES:
-        raise TypeError(f"{where} of dtype float16, bfloat16, float32 or float64, got {dtype}{_cast(dtype, name)}")
-    _require_matrix(tuple(tensor.shape), where)
+    _require_matrix(dtype, tuple(tensor.shape), name, where)
     if tensor.shape[1] > 1 and tensor.stride(1) != 1:
         raise ValueError(f"{where} with contiguous features (row-major), got strides {tensor.stride()} elements")
     return DeviceRows(tensor, dtype, name, {"jaxlib": "jax"}.get(framework, framework))

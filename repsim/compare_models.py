@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, groupby
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +180,8 @@ def compare_models(
     if len(layers) < len(models):
         raise ValueError("[compare_models] expected models whose names differ as text, got one twice")
     cpus, budget = thread_count(threads, function="compare"), memory_budget(memory, function="compare")
-    request.check([rows for of in layers.values() for rows in of.values()])
+    every = [rows for of in layers.values() for rows in of.values()]
+    request.check(every)
 
     saved = None if resume is None else SavedGrids(resume)
     backwards = request.only(name for name in request.measures if not request.symmetric(name))
@@ -196,27 +197,31 @@ def compare_models(
         for pair, of in sorted(asked.items(), key=lambda item: sorted(map(order.__getitem__, item[0])))
     }
     searching = request.only(name for _, todo, _ in begun.values() for name in todo.measures)
-    every = [rows for of in layers.values() for rows in of.values()]
     groups = [searching.only(names) for names in plan_of(searching, every, every, memory=budget, keeps=True).groups]
+
+    def searched(group: Request) -> list[Any]:
+        """The layers whose graphs a pair that is not finished needs."""
+        models = {name for pair, (_, todo, _) in begun.items() if todo.only(group.measures).graphs for name in pair}
+        return [rows for name, of in layers.items() if name in models for rows in of.values()]
+
     step = steps_of(
         sum(
-            len(every) * len(group.searches())
+            len(searched(group)) * len(group.searches())
             + sum(todo.only(group.measures).steps(0, _pairs(layers, pair)) for pair, (_, todo, _) in begun.items())
             for group in groups
         ),
         progress,
     )
-    last = {min(pair, key=order.__getitem__): pair for pair in begun}
     for group in groups:
-        search_graphs(group, every, threads=cpus, memory=budget, step=step)
-        for pair, (_, todo, keep) in begun.items():
-            left, right = (list(layers[name].values()) for name in pair)
-            asked_here = todo.only(group.measures)
-            grids_between(asked_here, left, right, threads=cpus, memory=budget, step=step, keep=keep, forget=False)
-            done = min(pair, key=order.__getitem__)
-            if last[done] == pair:
-                for rows in layers[done].values():
-                    rows.found.clear()
+        search_graphs(group, searched(group), threads=cpus, memory=budget, step=step)
+        for name, pairs_of_it in groupby(begun, key=lambda pair: min(pair, key=order.__getitem__)):
+            for pair in pairs_of_it:
+                _, todo, keep = begun[pair]
+                left, right = (list(layers[side].values()) for side in pair)
+                asked_here = todo.only(group.measures)
+                grids_between(asked_here, left, right, threads=cpus, memory=budget, step=step, keep=keep, forget=False)
+            for rows in layers[name].values():
+                rows.found.clear()
         for rows in every:  # the last model comes first in no pair but that with itself
             rows.found.clear()
     names = {model: tuple(of) for model, of in layers.items()}

@@ -11,7 +11,7 @@ from .arrays import SharedRows
 from .kernels import Linear
 from .measures import cka, neighbours
 from .measures.linear_pairs import LinearPairs
-from .measures.method import PRODUCTS_BUDGET, Plan, evaluate_grids
+from .measures.method import Plan, evaluate_grids, products_budget
 from .measures.neighbours import Neighbours
 from .measures.similarity import Grid
 from .request import GRAPH_GRIDS, GraphMeasure, Request
@@ -40,33 +40,31 @@ def grids_between(
     keep: called with the name of a measure and its grid as soon as it is finished.
     forget: what was found of a layer of ``left`` is given up after its last pair.
     """
+
+    def keep_kernels(names: Sequence[str], linear: LinearPairs | None) -> None:
+        for name in names:
+            one = request.kernels[name]
+            keep(name, cka.statistic_grid(
+                one.statistic, left, right, estimator=one.estimator, kernel=one.kernel, linear=linear, threads=threads,
+                memory=memory,
+            ))  # fmt: skip
+            step()
+
     for name, graph in request.graphs.items():
         keep(name, _graph_grid(request, name, graph, left, right, threads=threads, memory=memory))
         step()
     linear = LinearPairs(left, right, threads)
     in_products = [name for name, one in request.kernels.items() if one.kernel == Linear()]
-    for name, one in request.kernels.items():
-        if name not in in_products:
-            keep(name, cka.statistic_grid(
-                one.statistic, left, right, estimator=one.estimator, kernel=one.kernel, threads=threads, memory=memory
-            ))  # fmt: skip
-            step()
+    keep_kernels([name for name in request.kernels if name not in in_products], None)
     if request.methods or in_products:
         evaluated = evaluate_grids(
             request.methods, left, right, threads=threads, progress=step,
             plan=request.plan if request.methods else Plan(),  # for a kernel none is relabelled or left out
-            products=PRODUCTS_BUDGET if memory is None else min(PRODUCTS_BUDGET, memory // 4),
-            beside=linear.visit if in_products else None, forget=forget,
+            products=products_budget(memory), beside=linear.visit if in_products else None, forget=forget,
         )  # fmt: skip
         for name, grid in evaluated.items():
             keep(name, grid)
-    for name in in_products:
-        one = request.kernels[name]
-        keep(name, cka.statistic_grid(
-            one.statistic, left, right, estimator=one.estimator, kernel=one.kernel, linear=linear, threads=threads,
-            memory=memory,
-        ))  # fmt: skip
-        step()
+    keep_kernels(in_products, linear)
 
 
 def search_graphs(

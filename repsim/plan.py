@@ -14,7 +14,7 @@ from .arguments import available_memory, memory_budget, thread_count
 from .arrays import Rows
 from .kernels import Linear
 from .measures.demands import demand_of
-from .measures.method import PRODUCTS_BUDGET
+from .measures.method import products_budget
 from .measures.needs import KINDS, Demand, Step, Work
 from .model_layers import layers_of, require_same_inputs
 from .reductions import dissimilarities_of, dissimilarity_tiles, kernel_sums, nearest, own_products
@@ -237,10 +237,9 @@ def _planned(
         (s.kept for found in pairs.values() for name, s in found.items() if name != "cross products"), default=0.0
     )
     if crossed:
-        budget = PRODUCTS_BUDGET if memory is None else min(PRODUCTS_BUDGET, memory // 4)
         total = sum(pairs[d, e]["cross products"].kept for d in down for e in across if "cross products" in pairs[d, e])
         depths = [*down, *across]
-        held += max(min(total, budget), max(crossed))
+        held += max(min(total, products_budget(memory)), max(crossed))
         working = max(working, lifted_bytes(depths, room_for(depths)) + 3 * max(crossed))
     if memory is not None:
         packed = min(packed, memory // 2)

@@ -234,8 +234,7 @@ def _bound(name: str, takes: Callable[..., Any], own: Mapping[str, Any], *, defa
         bound = signature.bind(**own)
     except TypeError as error:
         raise TypeError(f"[compare] expected options that {name} has, got {dict(own)!r}: {error}") from None
-    of_its_own = inspect.Parameter.VAR_KEYWORD not in {one.kind for one in signature.parameters.values()}
-    if defaults and of_its_own:
+    if defaults:
         bound.apply_defaults()
         return dict(bound.arguments)
     return dict(own)

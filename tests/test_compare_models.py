@@ -218,6 +218,29 @@ def test_what_was_finished_is_read_and_not_computed_again(tmp_path: Path, monkey
     assert again["bert", "gpt"]["pwcca"].best() == expected["bert", "gpt"]["pwcca"].best()  # draws are kept too
 
 
+def test_a_resumed_comparison_searches_the_graphs_that_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from repsim.reductions import neighbours
+
+    every = models()
+    expected = repsim.compare_models(every, measures="mutual_knn", resume=tmp_path / "kept")
+    repsim.compare(every["gpt"], every["t5"], measures="mutual_knn", resume=tmp_path / "one")
+    (one,) = (tmp_path / "one").iterdir()
+    (tmp_path / "kept" / one.name).unlink()
+    found: list[str] = []
+    search, steps = neighbours.search, []
+    monkeypatch.setattr(
+        neighbours, "search", lambda x, *given, **how: (found.append(x.name), search(x, *given, **how))[1]
+    )
+    again = repsim.compare_models(
+        every, measures="mutual_knn", resume=tmp_path / "kept", progress=lambda *step: steps.append(step)
+    )
+    assert found == ["gpt['layer0']", "gpt['layer1']", "gpt['layer2']", "t5['layer0']"]
+    assert steps == [(done, 5) for done in range(1, 6)]
+    assert repr(again.rows()) == repr(expected.rows())
+
+
 def test_a_comparison_of_two_is_resumed_by_its_content(tmp_path: Path) -> None:
     every = models()
     a, b = every["bert"], every["gpt"]

@@ -35,6 +35,13 @@ def test_every_comparable_measure_agrees_with_its_function(measure: str) -> None
             assert type(grid.at(i, j, measure)).__name__.lower() == REGISTRY[measure].kind
 
 
+def test_statistics_of_one_side_show_their_options() -> None:
+    names = ["uniformity_difference", "intrinsic_dimension_difference", "neuron_modularity_difference"]
+    table = repsim.compare(rows(), rows(seed=1), measures=names)
+    for name in names:
+        assert table[name].options == getattr(repsim, name)(rows(), rows(seed=1)).options != {}
+
+
 def test_options_of_a_measure() -> None:
     a, b = sides()
     table = repsim.compare(a, b, measures={"cka": {}, "procrustes": {"unit_norm": True}})
@@ -135,6 +142,12 @@ def test_chance_picks_a_best_pair_that_is_not_called_alike() -> None:
         pytest.param({"measures": {"mutual_knn": {"q": 1}}}, TypeError, "that mutual_knn has", id="graph"),
         pytest.param({"measures": {"mutual_knn": {"k": 40}}}, ValueError, "expected k of at most 39", id="own-k"),
         pytest.param({"measures": {"procrustes": {"sigma": 1}}}, TypeError, "that procrustes has", id="unknown"),
+        pytest.param(
+            {"measures": {"uniformity_difference": {"sigma": 1}}},
+            TypeError,
+            "that uniformity_difference has",
+            id="of-one",
+        ),
         pytest.param({"measures": "procrustes", "jackknife": 1}, ValueError, "expected jackknife 0 or", id="one-group"),
         pytest.param({"measures": "procrustes", "jackknife": -1}, ValueError, "jackknife of at least 0", id="negative"),
         pytest.param({"measures": "procrustes", "permutations": -1}, ValueError, "permutations of at", id="draws"),
@@ -144,3 +157,31 @@ def test_options_are_checked_before_any_work(options: Any, kind: Any, message: s
     a, b = sides()
     with pytest.raises(kind, match=rf"\[compare\] .*{message}"):
         repsim.compare(a, b, **options)
+
+
+@pytest.mark.parametrize(
+    ("measure", "option", "bad", "message"),
+    [
+        ("imd", "spectrum", "lanczos", "spectrum 'auto', 'exact' or 'probes', got 'lanczos'"),
+        ("imd", "k", "5", "k as an int, got '5'"),
+        ("imd", "probes", 0, "probes of at least 1, got 0"),
+        ("rtd", "batches", 0, "batches of at least 1, got 0"),
+        ("rtd", "batch_rows", 2, "batch_rows of at least 3, got 2"),
+        ("geometry_score", "repetitions", 0, "repetitions of at least 1, got 0"),
+        ("geometry_score", "i_max", 0, "i_max of at least 1, got 0"),
+        ("geometry_score", "gamma", -1, "gamma as a positive number, got -1"),
+    ],
+)
+def test_bad_options_of_a_measure_are_refused_as_by_its_function(
+    measure: str, option: str, bad: Any, message: str
+) -> None:
+    rows_without_a_number = np.full((10, 2), np.nan)  # which no measure takes
+    with pytest.raises((TypeError, ValueError), match=rf"^\[{measure}\] expected {message}$"):
+        repsim.compare(rows_without_a_number, rows_without_a_number, measures={measure: {option: bad}})
+    with pytest.raises((TypeError, ValueError), match=rf"^\[{measure}\] expected {message}$"):
+        getattr(repsim, measure)(rows(), rows(), **{option: bad})
+
+
+def test_neuron_modularity_without_a_start_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^\[neuron_modularity_difference\] expected starts of at least 1, got 0$"):
+        repsim.compare(rows(), rows(), measures={"neuron_modularity_difference": {"starts": 0}})

@@ -367,10 +367,11 @@ def test_progress_ends_at_its_total() -> None:
 
 
 def test_costs() -> None:
-    tall, wide = rows_of(np.ones((1000, 10)), np.ones((1000, 10))), rows_of(np.ones((10, 999)), np.ones((10, 999)))
-    assert feature_space.feature_space_flop(tall, 1) == 2 * (2 * 1000 * 100) + 4 * 1000 * 100
-    assert feature_space.tiles_flop(tall) == 1000**2 * 20
-    assert feature_space.feature_space_flop(wide, 1) > feature_space.tiles_flop(wide)
+    tall, wide = (1000, [10, 10]), (10, [999, 999])
+    assert feature_space.feature_space_flop(*tall, 1) == 2 * (2 * 1000 * 100) + 4 * 1000 * 100
+    assert feature_space.tiles_flop(*tall) == 1000**2 * 20
+    assert feature_space.feature_space_flop(*wide, 1) > feature_space.tiles_flop(*wide)
+    assert feature_space.less_in_feature_space(*tall, 1) and not feature_space.less_in_feature_space(*wide, 1)
 
 
 # ---------------------------------------------------------------------------------------------- moving the origin

@@ -20,9 +20,6 @@ from ..reductions import HsicSums, RowTerms, ThirdMoments
 LEAST_ROWS = {"debiased": 4, "biased": 2}
 ESTIMATORS = tuple(LEAST_ROWS)
 
-# Below this many operations, about a hundredth of a second, float64 costs nothing that anyone would notice.
-SMALL_FLOP = 2e9
-
 
 @dataclass(frozen=True)
 class CentredKernels:
@@ -233,7 +230,6 @@ def keeps_digits(sums: HsicSums, estimator: str) -> bool:
 
 
 def in_feature_space(rows: Sequence[Rows], left: int) -> bool:
-    """Whether products of features, in float64, are less work than tiles; or so little that their digits are free."""
-    flop = reductions.feature_space_flop(rows, left)
-    small = flop < SMALL_FLOP and max(r.depth for r in rows) <= len(rows[0])
-    return (small or flop <= reductions.tiles_flop(rows)) and all(map(reductions.has_fourth_powers, rows))
+    """Whether products of features are less work than tiles, of rows whose fourth powers are numbers."""
+    less = reductions.less_in_feature_space(len(rows[0]), [one.depth for one in rows], left)
+    return less and all(map(reductions.has_fourth_powers, rows))

@@ -9,12 +9,14 @@ from typing import Any
 
 from ..blocks import MOST_ROWS, PACKED_BUDGET, sample_rows
 from ..kernels import Bandwidth, Kernel, Linear, as_kernel
+from ..reductions import less_in_feature_space
+from ..reductions.dissimilarities import BLOCK_ROWS
 from ..reductions.distance_ranks import rank_precision
+from ..reductions.distances import IN_MEMORY
 from ..reductions.moments import lifted_bytes, room_for
 from .needs import Demand, Needs, Step, Steps, Work
 
 _WIDE = 8  # bytes of a float64
-_TILE = 1024  # rows of a tile of dissimilarities
 _SWEPT = 96 * 2**20  # of a sweep over rows in float64: 8 MiB of float16 rows made wide, and some temporaries of it
 _SAMPLED = 200
 
@@ -86,7 +88,7 @@ def _search(n: int, d: int, k: int) -> Step:
 
 
 def _tiles(n: int, d: int, traversals: float = 1.0) -> Step:
-    block = min(n, _TILE)
+    block = min(n, BLOCK_ROWS)
     working = _WIDE * (4 * block * block + 5 * min(n, block) * d) + 4 * _WIDE * n + 2**22
     work = Work(distances=traversals * n * n * d, elements=traversals * 4.0 * n * n)
     return Step(0, working, work)
@@ -98,7 +100,7 @@ def _kernel_tiles(n: int, d: int, kernel: Kernel) -> Step:
     work = Work(tiles=float(n) * n * d)
     leaves = [leaf for _, leaves in kernel.terms() for leaf in leaves]
     if any(isinstance(leaf, Bandwidth) for leaf in leaves):
-        few = min(n, 2048)  # the median of a few, then of all by counting
+        few = min(n, IN_MEMORY)  # the median of a few, then of all by counting
         sampled = 26 * few * few + 2**23
         work = Work(tiles=2.0 * n * n * d, elements=100.0 * few * few)
     return Step(4 * _WIDE * n, 12 * _WIDE * n + sampled, work, packed)
@@ -116,8 +118,7 @@ def _kernels(options: Mapping[str, Any]) -> Demand:
     tiled = f"tiles of {kernel}"
 
     def in_features(n: int, d: int, e: int) -> bool:  # as centred.in_feature_space has it, but for very long rows
-        flop = 2.0 * n * (d * d + e * e + 2 * d * e)
-        return kernel == Linear() and ((flop < 2e9 and max(d, e) <= n) or flop <= float(n) * n * (d + e))
+        return kernel == Linear() and less_in_feature_space(n, [d, e], 1)
 
     def layer(n: int, d: int) -> Steps:
         few = sample_rows(d)
@@ -206,7 +207,7 @@ def _linear_regression(options: Mapping[str, Any]) -> Demand:
 
 
 def _ridge_regression(options: Mapping[str, Any]) -> Demand:
-    folds, lambdas = options.get("folds", 5), _count(options.get("lambdas"), 11)
+    folds, lambdas = options.get("folds", 5), _count(options.get("lambdas"))
     sets = folds * (folds + 1) // 2 if lambdas > 1 else folds
 
     def layer(n: int, d: int) -> Steps:
@@ -231,7 +232,7 @@ def _ridge_regression(options: Mapping[str, Any]) -> Demand:
 
 
 def _kernel_ridge(options: Mapping[str, Any]) -> Demand:
-    folds, lambdas = options.get("folds", 5), _count(options.get("lambdas"), 11)
+    folds, lambdas = options.get("folds", 5), _count(options.get("lambdas"))
 
     def pair(n: int, d: int, e: int) -> Steps:
         kept = _WIDE * n * n * (1 + folds)  # of the left side alone
@@ -245,8 +246,8 @@ def _kernel_ridge(options: Mapping[str, Any]) -> Demand:
     return Demand(layer, pair)
 
 
-def _count(lambdas: Any, default: int) -> int:
-    return default if lambdas is None else len(lambdas) if hasattr(lambdas, "__len__") else 1
+def _count(lambdas: Any) -> int:
+    return 11 if lambdas is None else len(lambdas) if hasattr(lambdas, "__len__") else 1
 
 
 def _shapes(
@@ -342,7 +343,7 @@ def _matched(name: str) -> Callable[[Mapping[str, Any]], Demand]:
 
 def _distance_correlation(options: Mapping[str, Any]) -> Demand:
     return Demand(
-        lambda n, d: {"distance_correlation of a layer": _and_kept(_tiles(n, d, 2), 3 * _WIDE * n)},
+        lambda n, d: {"distance_correlation of a layer": replace(_tiles(n, d, 2), kept=3 * _WIDE * n)},
         lambda n, d, e: {"distance_correlation": replace(_both_tiles(n, d, e), at_once=5)},
     )
 
@@ -354,10 +355,6 @@ def _rsm_norm(options: Mapping[str, Any]) -> Demand:
 def _both_tiles(n: int, d: int, e: int) -> Step:
     x, y = _tiles(n, d), _tiles(n, e)
     return Step(0, x.working + y.working, x.work + y.work)
-
-
-def _and_kept(step: Step, kept: float) -> Step:
-    return Step(kept, step.working, step.work)
 
 
 def _rsa(options: Mapping[str, Any]) -> Demand:

@@ -12,6 +12,7 @@ import numpy as np
 from ..arguments import Progress
 from ..arrays import Rows
 from ..reductions import Dissimilarities, dissimilarities_of, dissimilarity_tiles
+from ..reductions.dissimilarities import BLOCK_ENTRIES, BLOCK_ROWS
 from .centred import LEAST_ROWS, check_estimator
 from .method import Method
 from .registry import Measure, invariant_to, register
@@ -19,7 +20,7 @@ from .similarity import Similarity
 
 _NAME = "distance_correlation"
 LAYERS_AT_ONCE = 12  # of either side, whose tiles of 8 MiB are held together
-WIDEST = 8192  # features up to which every side has the same tiles, whatever is beside it
+WIDEST = BLOCK_ENTRIES // BLOCK_ROWS  # features up to which every side has the same tiles, whatever is beside it
 # Centred distances below this share of the distances, in the mean of squares, are what rounding leaves of a constant.
 _ROUNDING = 1e-11
 

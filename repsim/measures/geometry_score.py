@@ -22,6 +22,14 @@ def _default_gamma(n: int) -> float:
 def _geometry_score(
     landmarks: int = 64, gamma: float | None = None, i_max: int = 100, repetitions: int = 100, landmark_seed: int = 0
 ) -> Method[np.ndarray]:
+    for value, name, least in (
+        (landmarks, "landmarks", 3), (i_max, "i_max", 1), (repetitions, "repetitions", 1),
+        (landmark_seed, "landmark_seed", 0),
+    ):  # fmt: skip
+        whole_number(value, name, function="geometry_score", least=least)
+    if gamma is not None:
+        positive_number(gamma, "gamma", function="geometry_score")
+
     def prepare(rows: Rows, threads: int) -> np.ndarray:
         middle = column_sums(rows, function="geometry_score", threads=threads) / len(rows)  # every row is finite
         points = rows.wide(slice(None)) - middle
@@ -159,11 +167,6 @@ def geometry_score(
         from itself, and counts no loop of a complex without triangles.
     """
     function = "geometry_score"
-    for value, name, least in (
-        (landmarks, "landmarks", 3), (i_max, "i_max", 1), (repetitions, "repetitions", 1),
-        (landmark_seed, "landmark_seed", 0),
-    ):  # fmt: skip
-        whole_number(value, name, function=function, least=least)
     x = as_rows(x, function=function, name="x")
     share = _default_gamma(len(x)) if gamma is None else positive_number(gamma, "gamma", function=function)
     options = {

@@ -54,12 +54,12 @@ class LinearPairs:
             if key not in self.layers:
                 self.layers[key] = self._layer(rows)
         found = cross_products(x, y, function="cka", threads=self.threads).centred
-        assert found is not None, "of products that were not moved"
+        assert found is not None, "of all inputs as they lie"
         self.crossed[i, j] = found
 
     def _layer(self, rows: Rows) -> _Layer:
         own = own_products(rows, function="cka", threads=self.threads).centred
-        assert own is not None, "of products that were not moved"
+        assert own is not None, "of all inputs as they lie"
         if not own.square > 0:
             if own.sum_a > 0:
                 raise too_long(rows, own.sum_a, function="cka")

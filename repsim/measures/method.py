@@ -89,6 +89,11 @@ class Asked:
 PRODUCTS_BUDGET = 512 * 2**20
 
 
+def products_budget(memory: int | None) -> int:
+    """Bytes of the products of one block of pairs, of a ``memory`` in bytes: a quarter of it, up to 512 MiB."""
+    return PRODUCTS_BUDGET if memory is None else min(PRODUCTS_BUDGET, memory // 4)
+
+
 def evaluate_grids(
     asked: Mapping[str, Asked],
     xs: Sequence[Rows],

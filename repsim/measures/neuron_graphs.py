@@ -18,6 +18,8 @@ _ROUNDING = 1e-9  # a graph of correlations all below it is one of rounding erro
 
 
 def _neuron_modularity(rows: Rows, *, function: str, threads: int, starts: int = 5, partition_seed: int = 0) -> float:
+    whole_number(starts, "starts", function=function)
+    whole_number(partition_seed, "partition_seed", function=function, least=0)
     if len(rows) < _LEAST_ROWS:
         raise ValueError(f"[{function}] expected at least {_LEAST_ROWS} inputs, got {len(rows)}")
     if rows.depth < 2:
@@ -106,7 +108,6 @@ def neuron_modularity(x: Any, *, starts: int = 5, partition_seed: int = 0, threa
     Papers: Newman and Girvan (2004), "Finding and evaluating community structure in networks"; Blondel et al. (2008),
         "Fast unfolding of communities in large networks", the method of Louvain.
     """
-    _check(starts, partition_seed, "neuron_modularity")
     options = {"starts": starts, "partition_seed": partition_seed}
     return statistic_of(_neuron_modularity, "neuron_modularity", x, threads, **options)
 
@@ -147,14 +148,7 @@ def neuron_modularity_difference(
         upstream vs downstream information", who compare graphs by many associations of neurons. Weights |correlation|
         and the method of Louvain are the choice here; the paper's search for soft communities is another one.
     """
-    name = "neuron_modularity_difference"
-    _check(starts, partition_seed, name)
     return NEURON_MODULARITY_DIFFERENCE.evaluate(
         x, y, {"starts": starts, "partition_seed": partition_seed}, permutations=permutations, seed=seed,
         jackknife=jackknife, threads=threads, progress=progress,
     )  # fmt: skip
-
-
-def _check(starts: int, partition_seed: int, function: str) -> None:
-    whole_number(starts, "starts", function=function)
-    whole_number(partition_seed, "partition_seed", function=function, least=0)

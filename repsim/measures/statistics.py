@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -36,6 +37,9 @@ def difference_in(
 
         return Method(prepare, _apart, lambda value, order: value, least_rows)
 
+    given = inspect.signature(statistic).parameters
+    own = [given[name] for name in given if name not in ("rows", "function", "threads")]
+    method.__signature__ = inspect.Signature(own)  # type: ignore[attr-defined]  # the options that it takes
     return method
 
 

@@ -41,6 +41,9 @@ class _Cloud:
 
 
 def _rtd(batches: int = 10, batch_rows: int = 500, batch_seed: int = 0) -> Method[_Cloud]:
+    for value, name, least in ((batches, "batches", 1), (batch_rows, "batch_rows", 3), (batch_seed, "batch_seed", 0)):
+        whole_number(value, name, function="rtd", least=least)
+
     def prepare(rows: Rows, threads: int) -> _Cloud:
         column_sums(rows, function="rtd", threads=threads)  # every row is finite
         return _Cloud(rows)
@@ -146,9 +149,6 @@ def rtd(
     Paper: Barannikov, Trofimov, Balabin and Burnaev (2022), "Representation topology divergence: a method for comparing
         neural network representations".
     """
-    for value, name in ((batches, "batches"), (batch_rows, "batch_rows")):
-        whole_number(value, name, function="rtd", least=3 if name == "batch_rows" else 1)
-    whole_number(batch_seed, "batch_seed", function="rtd", least=0)
     options = {"batches": batches, "batch_rows": batch_rows, "batch_seed": batch_seed}
     return RTD.evaluate(
         x, y, options, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads, progress=progress
@@ -166,6 +166,11 @@ _TOGETHER = 16  # probes at a time
 
 
 def _imd(k: int = 5, spectrum: str = "auto", probes: int = 100, probe_seed: int = 0) -> Method[np.ndarray]:
+    if spectrum not in SPECTRA:
+        raise ValueError(f"[imd] expected spectrum 'auto', 'exact' or 'probes', got {spectrum!r}")
+    for value, name, least in ((k, "k", 1), (probes, "probes", 1), (probe_seed, "probe_seed", 0)):
+        whole_number(value, name, function="imd", least=least)
+
     def prepare(rows: Rows, threads: int) -> np.ndarray:
         check_k(k, len(rows) - 1, len(rows), function="imd")
         lists = nearest(rows, None, k, "euclidean", function="imd", threads=threads).indices
@@ -295,11 +300,6 @@ def imd(
     Paper: Tsitsulin et al. (2020), "The shape of data: intrinsic distance for data distributions"; their code takes the
         spectrum from Lanczos quadrature where this takes it from Chebyshev moments.
     """
-    if spectrum not in SPECTRA:
-        raise ValueError(f"[imd] expected spectrum 'auto', 'exact' or 'probes', got {spectrum!r}")
-    whole_number(k, "k", function="imd")
-    whole_number(probes, "probes", function="imd")
-    whole_number(probe_seed, "probe_seed", function="imd", least=0)
     x, y = as_rows(x, function="imd", name="x"), as_rows(y, function="imd", name="y")
     if spectrum == "auto":
         spectrum = "exact" if len(x) <= EXACT_ROWS else "probes"

@@ -7,7 +7,7 @@ from .dissimilarities import KINDS as DISSIMILARITIES
 from .dissimilarities import Dissimilarities, directions, dissimilarities_of, dissimilarity_pairs, dissimilarity_tiles
 from .distance_ranks import DistanceRanks, distance_ranks, rank_correlation
 from .distances import median_distance
-from .feature_space import feature_space_flop, feature_sums, tiles_flop
+from .feature_space import feature_sums, less_in_feature_space
 from .graphs import (
     ListedRows,
     Lists,
@@ -52,7 +52,6 @@ __all__ = [
     "distance_ranks",
     "equal_rows",
     "feature_row_terms",
-    "feature_space_flop",
     "feature_sums",
     "finite_block",
     "first_bad_list",
@@ -62,6 +61,7 @@ __all__ = [
     "has_gpu_operations",
     "inverse",
     "kernel_sums",
+    "less_in_feature_space",
     "list_sums",
     "list_terms",
     "masked_hsic",
@@ -78,6 +78,5 @@ __all__ = [
     "second_order_terms",
     "squared_norms",
     "third_moments",
-    "tiles_flop",
     "working_on",
 ]

@@ -17,6 +17,9 @@ from .sums import HsicSums, asked_pairs
 
 Pair = tuple[int, int]
 
+# Below this many operations, about a hundredth of a second, float64 costs nothing that anyone would notice.
+SMALL_FLOP = 2e9
+
 
 def feature_sums(
     matrices: Sequence[Rows],
@@ -94,15 +97,20 @@ def sums_of(count: int, centred: Mapping[Pair, Centred]) -> HsicSums:
     return HsicSums(n, biased, debiased, trace, squares, rounding, scales, "float64")
 
 
-def feature_space_flop(matrices: Sequence[Rows], left: int) -> float:
-    """What :func:`feature_sums` costs, in float32 operations: float64 ones count twice."""
-    n, depths = len(matrices[0]), [rows.depth for rows in matrices]
-    return sum(2.0 * n * depths[p] * depths[q] * (1 if p == q else 2) for p, q in asked_pairs(len(matrices), left))
+def feature_space_flop(n: int, depths: Sequence[int], left: int) -> float:
+    """What :func:`feature_sums` of matrices [n, d] costs, in float32 operations: float64 ones count twice."""
+    return sum(2.0 * n * depths[p] * depths[q] * (1 if p == q else 2) for p, q in asked_pairs(len(depths), left))
 
 
-def tiles_flop(matrices: Sequence[Rows]) -> float:
+def tiles_flop(n: int, depths: Sequence[int]) -> float:
     """What ``kernel_sums`` costs: the upper triangle of n x n products of every matrix."""
-    return float(len(matrices[0])) ** 2 * sum(rows.depth for rows in matrices)
+    return float(n) ** 2 * sum(depths)
+
+
+def less_in_feature_space(n: int, depths: Sequence[int], left: int) -> bool:
+    """Whether products of features, in float64, are less work than tiles; or so little that their digits are free."""
+    flop = feature_space_flop(n, depths, left)
+    return (flop < SMALL_FLOP and max(depths) <= n) or flop <= tiles_flop(n, depths)
 
 
 def _passes(

@@ -23,7 +23,7 @@ class Products:
     mean_x: np.ndarray  # [d]
     mean_y: np.ndarray  # [d']
     square_y: float  # |Y|_F^2
-    centred: Centred | None = None  # what linear HSIC needs besides; not of sums that were moved
+    centred: Centred | None = None  # what linear HSIC needs besides, of all inputs as they lie
 
     @functools.cached_property
     def singular_values(self) -> np.ndarray:
@@ -189,16 +189,16 @@ def _products(
             rows.prefetch(stop, stop + room)  # while this block is worked on
         moments.add(parts, function=function, threads=threads)
     moments.sum_gathered(threads=threads)
-    return {pair: _finished(moments, *pair) for pair in asked}
+    return {pair: _finished(moments, *pair, centred=order is None) for pair in asked}
 
 
 def _picked(rows: Rows, which: np.ndarray) -> Rows:
     return Rows(np.ascontiguousarray(rows.values[which]), rows.dtype, rows.name)
 
 
-def _finished(moments: FeatureMoments, p: int, q: int) -> Products:
+def _finished(moments: FeatureMoments, p: int, q: int, *, centred: bool = False) -> Products:
     """Of one of the pairs; its lifted products are given up."""
-    centred = moments.centred(p, q)
+    for_hsic = moments.centred(p, q) if centred else None
     product = moments.products.pop((p, q))
     n = len(moments)
     d, e = product.shape[0] - 2, product.shape[1] - 2
@@ -209,4 +209,4 @@ def _finished(moments: FeatureMoments, p: int, q: int) -> Products:
     if p == q:  # of a matrix with itself the upper triangle is there
         xy = np.triu(xy) + np.triu(xy, 1).T
     xy.setflags(write=False)  # it may serve several
-    return Products(n, xy, moments.shifts[p] + sum_x / n, moments.shifts[q] + sum_y / n, square_y, centred)
+    return Products(n, xy, moments.shifts[p] + sum_x / n, moments.shifts[q] + sum_y / n, square_y, for_hsic)
