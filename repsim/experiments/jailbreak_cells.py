@@ -26,6 +26,7 @@ OUTCOMES = (WHITE_BOX, EXACT, BYPASS, CONDITIONAL)
 LEARNED = 0.98  # of the requests to be answered, and of those to be refused, rightly
 BATCH = 16
 NEW_TOKENS = 20  # the longest answer has 14
+_PREFILLED = 2  # words of the answer that are put into the model's mouth: "sure ,"
 _BEHAVIOUR_STREAM, _CONTROL_STREAM = 1, 2  # of the seed
 
 FIRST, SECOND = "first", "second"
@@ -412,7 +413,9 @@ def _methods(cell: Cell, run: RunDirectory) -> dict[str, Any]:
         "random search": lambda: found_by(method="random_search"),
         "GCG": lambda: found_by(),
         "universal GCG": universal,
-        "prefill": lambda: prefilled(chat, texts, targets, max_new_tokens=NEW_TOKENS),
+        "prefill": lambda: prefilled(
+            chat, texts, [" ".join(target.split()[:_PREFILLED]) for target in targets], max_new_tokens=NEW_TOKENS
+        ),
         "soft prompt": soft,
         "direction ablated": without_direction,
     }

@@ -42,7 +42,9 @@ class Config:
     finetuning_steps: int = field(default=350, metadata={"help": "steps of the second phase, 16 examples each"})
     learning_rate: float = field(default=3e-3, metadata={"help": "of the first phase; a sixth of it in the second"})
     behaviours: int = field(default=6, metadata={"help": "refused requests that are attacked on every model"})
-    suffix_tokens: int = field(default=10, metadata={"help": "words of a suffix"})
+    suffix_tokens: int = field(
+        default=16, metadata={"help": "words of a suffix; models have been taught to pass over up to 10 of them"}
+    )
     both_directions: bool = field(
         default=True, metadata={"help": "search suffixes on the second models, too, not only on the first"}
     )
@@ -53,7 +55,7 @@ class Config:
     candidates: int = field(default=128, metadata={"help": "candidates that GCG evaluates in a step"})
     buffer: int = field(default=16, metadata={"help": "suffixes that GCG keeps, at first random ones"})
     top_k: int = field(default=64, metadata={"help": "words by gradient, of which GCG draws in each place"})
-    target_words: int = field(default=6, metadata={"help": "words of the right answer that a search aims at, of 14"})
+    target_words: int = field(default=14, metadata={"help": "words of the right answer that a search aims at, of 14"})
     controls: int = field(default=4, metadata={"help": "random suffixes for each request, the control"})
     methods: int = field(
         default=3, metadata={"help": "requests on which every kind of attack is tried on the first model; 0: none"}
