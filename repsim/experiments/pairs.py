@@ -423,8 +423,9 @@ def learned_pairs(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any
 
 
 def outcome(record: Mapping[str, Any], name: str) -> float:
-    """One number of a pair: a measure at both last layers, or the transfer score; NaN where it is missing."""
-    value = record["result"].get(TRANSFER) if name == TRANSFER else record["result"]["similarity"][name]["last"]
+    """One number of a pair: one of MEASURES at both last layers, or a score of its result; NaN where it is missing."""
+    result = record["result"]
+    value = result["similarity"][name]["last"] if name in MEASURES else result.get(name)
     return float("nan") if value is None else float(value)
 
 
@@ -442,17 +443,8 @@ def effects_of(
     outcomes = {name: np.array([outcome(pair, name) for pair in pairs]) for name in (*MEASURES, TRANSFER)}
     units = {**factors, "interaction": "in the data effect, per shared attribute"}
     found = slopes_of(study, outcomes, levels, seeds, units)
-    transfer = np.array([outcome(pair, TRANSFER) for pair in pairs])
-    for name in MEASURES:
-        x = np.array([outcome(pair, name) for pair in pairs])
-        kept = np.isfinite(transfer) & np.isfinite(x)
-        x, stratum = x[kept], np.stack([level[kept] for level in levels.values()], axis=1)
-        found += tried(
-            study, TRANSFER, f"correlation:{name}", "Spearman", statistics.correlation, x, transfer[kept], seeds[kept]
-        )
-        found += tried(
-            study, TRANSFER, f"within:{name}", "Spearman", statistics.within, x, transfer[kept], stratum, seeds[kept]
-        )
+    same = np.stack(list(levels.values()), axis=1)
+    found += links_of(study, outcomes, TRANSFER, {"correlation": None, "within": same}, seeds)
     return statistics.adjust(found)
 
 
@@ -483,6 +475,29 @@ def slopes_of(
             whole = kept & _with_every_cell(seeds, list(levels.values()), kept)
             columns = [*(level[whole] for level in levels.values()), y[whole], seeds[whole]]
             found += tried(study, name, "interaction", units["interaction"], statistics.interaction, *columns)
+    return found
+
+
+def links_of(
+    study: str,
+    outcomes: Mapping[str, np.ndarray],
+    name: str,
+    strata: Mapping[str, np.ndarray | None],
+    seeds: np.ndarray,
+) -> list[dict[str, Any]]:
+    """How one outcome goes with each of MEASURES, over all pairs or among those of one stratum.
+
+    Parameters: ``outcomes``, float [pairs] by name, NaN where one is missing; ``name`` of the outcome; ``strata`` by
+    the name of the factor, a row for each pair, None for all pairs; ``seeds`` [pairs].
+    """
+    found: list[dict[str, Any]] = []
+    for measure in MEASURES:
+        x, y = outcomes[measure], outcomes[name]
+        kept = np.isfinite(x) & np.isfinite(y)
+        for factor, stratum in strata.items():
+            estimator: Callable[..., Any] = statistics.correlation if stratum is None else statistics.within
+            columns = [x[kept], y[kept], *([] if stratum is None else [stratum[kept]]), seeds[kept]]
+            found += tried(study, name, f"{factor}:{measure}", "Spearman", estimator, *columns)
     return found
 
 
