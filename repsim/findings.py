@@ -205,6 +205,43 @@ def sentence(effect: Record) -> tuple[str, str]:
     )
 
 
+def verdict(grade: str, text: str, effect: Record, *, how: str = "", attack: str = "") -> dict[str, str]:
+    """The few words and the number that a reader takes away from one answer.
+
+    Example: `verdict(*sentence(row), row)["word"]` is "Yes".
+
+    Parameters: grade and text, as in `sentence`; effect, a row of effects.json; how, said behind a yes; attack, a
+    second sentence.
+    Returns: grade, word, number, unit, text and attack.
+    """
+    estimate = finite(effect.get("estimate"))
+    value, outcome = estimate or 0.0, str(effect["outcome"])
+    word = {
+        "clear": f"Yes{how}" if value > 0 else "The other way",
+        "likely": f"Probably{how}" if value > 0 else "Probably the other way",
+        "unclear": "No clear effect",
+        "unknown": "Too little data",
+    }[grade]
+    return {
+        "grade": grade,
+        "word": word,
+        "number": ("+" if value > 0 else "") + number(estimate),
+        "unit": f"{LABELS.get(outcome, outcome)} {effect.get('unit') or ''}",
+        "text": text,
+        "attack": attack,
+    }
+
+
+def no_verdict(
+    word: str = "Not measured yet", text: str = "No effect was estimated for this study.", *, attack: str = ""
+) -> dict[str, str]:
+    """What stands in the place of a `verdict` without an estimate.
+
+    Example: `no_verdict()["grade"]` is "unknown". Parameters: word, text and attack, as there. Returns: as there.
+    """
+    return {"grade": "unknown", "word": word, "number": "", "unit": "", "text": text, "attack": attack}
+
+
 def counted(n: Any, noun: str) -> str:
     """A number with its noun: "1 seed", "8 seeds"."""
     return f"{n} {noun}{'' if n == 1 else 's'}"

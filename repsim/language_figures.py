@@ -13,7 +13,19 @@ from dataclasses import replace
 from typing import Any
 
 from repsim import figures, statistics
-from repsim.findings import FACTORS, LABELS, Record, Study, finite, number, sentence, study_of, values_of
+from repsim.findings import (
+    FACTORS,
+    LABELS,
+    Record,
+    Study,
+    finite,
+    no_verdict,
+    number,
+    sentence,
+    study_of,
+    values_of,
+    verdict,
+)
 
 TITLES = {
     "gpt_data_overlap": ("Shared text", "Do two language models see more alike when they share more of their text?"),
@@ -150,26 +162,11 @@ def _no_room(study: Study, outcome: str) -> str:
 
 
 def _verdict(answers: Sequence[tuple[str, str, Record]]) -> dict[str, str]:
-    if not answers or all(grade == "unknown" for grade, *_ in answers):
-        text = answers[0][1] if answers else "No effect was estimated for this study."
-        word = "Too little data" if answers else "Not measured yet"
-        return {"grade": "unknown", "word": word, "number": "", "unit": "", "text": text, "attack": ""}
-    grade, text, row = answers[0]
-    value = finite(row.get("estimate")) or 0.0
-    word = {
-        "clear": "Yes" if value > 0 else "The other way",
-        "likely": "Probably" if value > 0 else "Probably the other way",
-        "unclear": "No clear effect",
-    }[grade]
-    full = next((said for g, said, r in answers if r.get("saturated")), "")
-    return {
-        "grade": grade,
-        "word": word,
-        "number": ("+" if value > 0 else "") + number(value),
-        "unit": f"{LABELS.get(str(row['outcome']), str(row['outcome']))} {row.get('unit') or ''}",
-        "text": text,
-        "attack": full,
-    }
+    if not answers:
+        return no_verdict()
+    if all(grade == "unknown" for grade, *_ in answers):
+        return no_verdict("Too little data", answers[0][1])
+    return verdict(*answers[0], attack=next((said for _, said, row in answers if row.get("saturated")), ""))
 
 
 def _saturated(effects: Sequence[Record]) -> list[str]:
