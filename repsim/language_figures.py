@@ -396,7 +396,7 @@ def _ladder_blocks(study: Study, effects: Sequence[Record], records: Sequence[Re
             [_climb(study, measure) for measure in ("cka", "mutual_knn")]
             + [_climb(changed, measure) for measure in changed.measures],
             legend=[("dot", figures.css(figures.level_color(study, level)), f"{FACTORS['alpha']} {level:.3g}")
-                    for level in study.levels("alpha")] + [("mark", "", "the start")],
+                    for level in study.levels("alpha")] + [("mark", "□", "the start")],
         ),
         _block(
             "forest", "What sharing all the text does, rung by rung",
