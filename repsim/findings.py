@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +71,18 @@ class Study:
         Example: `study.at(alpha=0.5, shared=1)`. Parameters: a level for each factor named. Returns: their records.
         """
         return [r for r in self.pairs if all(r["params"].get(name) == value for name, value in levels.items())]
+
+    def groups(self) -> Iterator[tuple[float, float | None, list[Record]]]:
+        """The pairs at every level along the axis, and there at every one of the colour's where two factors cross.
+
+        Example: `next(study.groups())` is `(0.0, None, [...])`.
+
+        Returns: level, level of the colour or None, records.
+        """
+        for level in self.levels(self.along):
+            for line in self.levels(self.hue) if self.factorial else [None]:
+                crossed = {str(self.hue): line} if line is not None else {}
+                yield level, line, self.at(**{str(self.along): level}, **crossed)
 
 
 def study_of(name: str, records: Sequence[Record]) -> Study:

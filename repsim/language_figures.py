@@ -311,12 +311,9 @@ def _trainings(study: Study) -> list[dict[str, str]]:
     if _rungs(study):
         groups = [(rung_name(rung), [r for r in study.pairs if r["params"]["rung"] == rung]) for rung in _rungs(study)]
     else:
-        for level in study.levels(study.along):
-            for line in study.levels(study.hue) if study.factorial else [None]:
-                chosen = study.at(**{str(study.along): level}, **({str(study.hue): line} if line is not None else {}))
-                label = f"{FACTORS.get(str(study.along))} {level:.3g}"
-                label += f", {FACTORS.get(str(study.hue))} {line:.3g}" if line is not None else ""
-                groups.append((label, chosen))
+        for level, line, chosen in study.groups():
+            label = f"{FACTORS.get(str(study.along))} {level:.3g}"
+            groups.append((label + (f", {FACTORS.get(str(study.hue))} {line:.3g}" if line is not None else ""), chosen))
     groups += [("ceiling", study.ceiling), ("did not learn (in no figure)", study.unlearned)]
     return [
         {

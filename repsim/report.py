@@ -243,14 +243,9 @@ def _legend(study: Study) -> list[tuple[str, str, str]]:
 
 def _accuracy(study: Study) -> list[dict[str, Any]]:
     groups: list[tuple[str, Sequence[Record]]] = []
-    for level in study.levels(study.along):
-        for line in study.levels(study.hue) if study.factorial else [None]:
-            label = f"{FACTORS.get(str(study.along))} {level:g}" + (
-                f", {FACTORS.get(str(study.hue))} {line:g}" if line is not None else ""
-            )
-            groups.append(
-                (label, study.at(**{str(study.along): level}, **({str(study.hue): line} if line is not None else {})))
-            )
+    for level, line, chosen in study.groups():
+        label = f"{FACTORS.get(str(study.along))} {level:g}"
+        groups.append((label + (f", {FACTORS.get(str(study.hue))} {line:g}" if line is not None else ""), chosen))
     groups += [("ceiling", study.ceiling), ("failed to learn (in no figure)", study.unlearned)]
     rows = []
     for label, records in groups:
