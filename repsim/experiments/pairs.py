@@ -82,7 +82,7 @@ class PairConfig:
         for alpha in getattr(self, "alpha", ()):
             if not 0 <= alpha <= 1:
                 raise ValueError(f"expected alpha in [0, 1], got {alpha}")
-        _check_model(self.model)
+        check_model(self.model, OWN_MODELS)
         if self.permutations < 2:
             raise ValueError(f"expected permutations of at least 2, got {self.permutations}")
         if self.attack_images > self.probe:
@@ -96,24 +96,32 @@ class PairConfig:
                 raise ValueError(f"expected epsilons from 0.25 to 255 (in 1/255), got {epsilon}")
 
 
-def _check_model(model: str) -> None:
-    """Raises ValueError for a model that is none of ours, no folder with a configuration, and no hub id by its form."""
-    if model in OWN_MODELS:
+def check_model(model: str, own: Sequence[str], *, revision: bool = False) -> None:
+    """Raises ValueError for a model that is none of ours, no folder with a configuration, and no hub id by its form.
+
+    Parameters: ``own``, names of models that are built here; ``revision``, whether a hub id may name one.
+    """
+    if model in own:
         return
     if Path(model).is_dir() or model.startswith((".", "/", "~")):
-        if not (Path(model) / "config.json").is_file():
+        if not (Path(model).expanduser() / "config.json").is_file():
             raise ValueError(f"expected model as a folder with a config.json, got {model!r}")
-    elif not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
-        near = difflib.get_close_matches(model.lower(), OWN_MODELS, n=1)
+    elif not re.fullmatch(r"[\w.-]+/[\w.-]+" + (r"(@[\w./-]+)?" if revision else ""), model):
+        near = difflib.get_close_matches(model.lower(), own, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        own = ", ".join(OWN_MODELS)
-        raise ValueError(f"expected model as {own}, a checkpoint folder or owner/name on the hub, got {model!r}{hint}")
+        known = ", ".join(own)
+        raise ValueError(
+            f"expected model as {known}, a checkpoint folder or owner/name on the hub, got {model!r}{hint}"
+        )
 
 
-def architecture(model: str) -> str | dict[str, Any]:
-    """What a model's key and record hold: of a folder, which may change or go, the configuration itself."""
+def architecture(model: str, own: Sequence[str]) -> str | dict[str, Any]:
+    """What a model's key and record hold: of a folder, which may change or go, the configuration itself.
+
+    Parameters: ``own``, names of models that are built here, whatever folders there are.
+    """
     folder = Path(model).expanduser()
-    if folder.is_dir():
+    if model not in own and folder.is_dir():
         described: dict[str, Any] = json.loads((folder / "config.json").read_text())
         return described
     return model
@@ -197,7 +205,7 @@ def model_cell(
     positions, _ = _positions(data, split)
     own = _MODELS_PER_SEED * seed + role
     training = {
-        "model": architecture(config.model),
+        "model": architecture(config.model, OWN_MODELS),
         "width": config.width,
         "epochs": config.epochs,
         "batch_size": config.batch_size,
