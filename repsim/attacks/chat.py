@@ -18,7 +18,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from repsim.training.causal_models import LOADING_ERRORS, base_of, from_checkpoint, load, split_revision, why
+from repsim.data.text import LOADING_ERRORS, split_revision, why
+from repsim.training.causal_models import base_of, from_checkpoint, load
 
 PLAIN_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 _MARK = "\u2063suffix\u2063"  # stands where a suffix will stand while a template is taken apart
@@ -341,12 +342,12 @@ def load_chat(
     if adapters.is_file():
         model = load(name, dtype=dtype).to(device)
         with_tokenizer = (Path(name) / "tokenizer_config.json").is_file()
-        source, revision = split_revision(name if with_tokenizer else base_of(adapters))
+        source, which = split_revision(name if with_tokenizer else base_of(adapters))
     else:
         model = from_checkpoint(name, weights=True, dtype=dtype).eval().to(device)
-        source, revision = split_revision(name)
+        source, which = split_revision(name)
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **({"revision": revision} if revision else {}))
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **which)
     except LOADING_ERRORS as error:
         raise ValueError(f"[load_chat] expected a tokenizer beside {name}, got {why(error)}") from None
     known, asked = model.get_input_embeddings().num_embeddings, len(tokenizer)
