@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from repsim.data.text import LOADING_ERRORS, split_revision, why
-from repsim.training.causal_models import base_of, from_checkpoint, load
+from repsim.training.causal_models import base_of, context, from_checkpoint, inner, load
 
 PLAIN_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 _MARK = "\u2063suffix\u2063"  # stands where a suffix will stand while a template is taken apart
@@ -251,8 +251,8 @@ class Chat:
         Raises:
             ValueError: a prompt that is longer than the model's context.
         """
-        limit = getattr(self.model.config, "max_position_embeddings", None)
-        if isinstance(limit, int):
+        limit = context(self.model)
+        if limit is not None:
             if embedded.shape[1] > limit:
                 raise ValueError(
                     f"[Chat] expected prompts of at most {limit} tokens for {self.name}, got {embedded.shape[1]}"
@@ -305,8 +305,7 @@ class Chat:
 
     @cached_property
     def _can_keep(self) -> bool:
-        model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        return "logits_to_keep" in inspect.signature(model.forward).parameters
+        return "logits_to_keep" in inspect.signature(inner(self.model).forward).parameters
 
 
 def load_chat(

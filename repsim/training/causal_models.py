@@ -210,5 +210,15 @@ def inner(model: Any) -> nn.Module:
     >>> inner(load("adapters", base="base")).config.model_type
     'gpt2'
     """
-    found: nn.Module = model.get_base_model() if hasattr(model, "peft_config") else model
+    found: nn.Module = model.get_base_model() if hasattr(model, "get_base_model") else model
     return found
+
+
+def context(model: Any) -> int | None:
+    """The most tokens that a model can take, None where its configuration states no number.
+
+    >>> context(from_sizes("llama", 4096, width=128, layers=4, heads=4, positions=128, dropout=0.0))
+    128
+    """
+    limit = getattr(inner(model).config, "max_position_embeddings", None)
+    return limit if isinstance(limit, int) else None
