@@ -240,11 +240,9 @@ def heatmaps(
     Returns: the panels, and the ends of the scale they share.
     """
     groups: list[tuple[str, Sequence[Mapping[str, Any]]]] = [(floor, study.floor)]
-    for level in study.levels(study.along):
-        for line in study.levels(study.hue) if study.factorial else [None]:
-            chosen = study.at(**{str(study.along): level}, **({str(study.hue): line} if line is not None else {}))
-            title = f"α = {level:.3g}" if study.along == "alpha" else f"{level:.3g} shared"
-            groups.append((title + (f", {line:.3g} shared" if line is not None else ""), chosen))
+    for level, line, chosen in study.groups():
+        title = f"α = {level:.3g}" if study.along == "alpha" else f"{level:.3g} shared"
+        groups.append((title + (f", {line:.3g} shared" if line is not None else ""), chosen))
     groups.append(("other seed (ceiling)", study.ceiling))
     found = [(title, *made) for title, records in groups if (made := _mean_matrix(records, measure))]
     if not found:

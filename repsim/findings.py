@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +71,18 @@ class Study:
         Example: `study.at(alpha=0.5, shared=1)`. Parameters: a level for each factor named. Returns: their records.
         """
         return [r for r in self.pairs if all(r["params"].get(name) == value for name, value in levels.items())]
+
+    def groups(self) -> Iterator[tuple[float, float | None, list[Record]]]:
+        """The pairs at every level along the axis, and there at every one of the colour's where two factors cross.
+
+        Example: `next(study.groups())` is `(0.0, None, [...])`.
+
+        Returns: level, level of the colour or None, records.
+        """
+        for level in self.levels(self.along):
+            for line in self.levels(self.hue) if self.factorial else [None]:
+                crossed = {str(self.hue): line} if line is not None else {}
+                yield level, line, self.at(**{str(self.along): level}, **crossed)
 
 
 def study_of(name: str, records: Sequence[Record]) -> Study:
@@ -203,6 +215,43 @@ def sentence(effect: Record) -> tuple[str, str]:
     return grade, f"{claim} ({interval}; {chance}; {design})" + (
         "." if grade == "clear" else ", which is less than sure."
     )
+
+
+def verdict(grade: str, text: str, effect: Record, *, how: str = "", attack: str = "") -> dict[str, str]:
+    """The few words and the number that a reader takes away from one answer.
+
+    Example: `verdict(*sentence(row), row)["word"]` is "Yes".
+
+    Parameters: grade and text, as in `sentence`; effect, a row of effects.json; how, said behind a yes; attack, a
+    second sentence.
+    Returns: grade, word, number, unit, text and attack.
+    """
+    estimate = finite(effect.get("estimate"))
+    value, outcome = estimate or 0.0, str(effect["outcome"])
+    word = {
+        "clear": f"Yes{how}" if value > 0 else "The other way",
+        "likely": f"Probably{how}" if value > 0 else "Probably the other way",
+        "unclear": "No clear effect",
+        "unknown": "Too little data",
+    }[grade]
+    return {
+        "grade": grade,
+        "word": word,
+        "number": ("+" if value > 0 else "") + number(estimate),
+        "unit": f"{LABELS.get(outcome, outcome)} {effect.get('unit') or ''}",
+        "text": text,
+        "attack": attack,
+    }
+
+
+def no_verdict(
+    word: str = "Not measured yet", text: str = "No effect was estimated for this study.", *, attack: str = ""
+) -> dict[str, str]:
+    """What stands in the place of a `verdict` without an estimate.
+
+    Example: `no_verdict()["grade"]` is "unknown". Parameters: word, text and attack, as there. Returns: as there.
+    """
+    return {"grade": "unknown", "word": word, "number": "", "unit": "", "text": text, "attack": attack}
 
 
 def counted(n: Any, noun: str) -> str:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from repsim import figures, statistics
-from repsim.findings import LABELS, Record, Study, counted, finite, number, sentence, study_of
+from repsim.findings import LABELS, Record, Study, counted, finite, no_verdict, number, sentence, study_of, verdict
 
 STUDY = "jailbreak_transfer"
 TITLES = {
@@ -79,7 +79,7 @@ def section(
     title, question = TITLES[STUDY]
     return {
         "jailbreak": True, "name": name, "title": title, "question": question, "limits": LIMITS,
-        "answers": answers, "verdict": _verdict(study, answers), "missing": _missing(study, own, failures),
+        "answers": answers, "verdict": _verdict(answers), "missing": _missing(study, own, failures),
         "blocks": _blocks(study, own), "rates": [_rates_row(study, *levels) for levels in _levels(study)],
         "judges": _judges(study), "methods": _methods(name, records), "transcripts": _transcripts(study),
         "accuracy": _accuracy(study), "flagged": _flagged(study, records),
@@ -127,23 +127,9 @@ def _answers(effects: Sequence[Record]) -> list[tuple[str, str, Record]]:
     return [(grade, text.replace("Among pairs of the same overlap", both), row) for grade, text, row in found]
 
 
-def _verdict(study: Study, answers: Sequence[tuple[str, str, Record]]) -> dict[str, str]:
+def _verdict(answers: Sequence[tuple[str, str, Record]]) -> dict[str, str]:
     lead = next((answer for answer in answers if (answer[2]["factor"], answer[2]["outcome"]) == ("fork", EXACT)), None)
-    if lead is None:
-        return {"grade": "unknown", "word": "Not measured yet", "number": "", "unit": "", "attack": LIMITS,
-                "text": "No effect was estimated for this study."}  # fmt: skip
-    grade, text, row = lead
-    value = finite(row.get("estimate")) or 0.0
-    word = {
-        "clear": "Yes, with shared history" if value > 0 else "The other way",
-        "likely": "Probably, with shared history" if value > 0 else "Probably the other way",
-        "unclear": "No clear effect",
-        "unknown": "Too little data",
-    }[grade]
-    return {
-        "grade": grade, "word": word, "number": ("+" if value > 0 else "") + number(finite(row.get("estimate"))),
-        "unit": f"{LABELS[EXACT]} {row.get('unit') or ''}", "text": text, "attack": LIMITS,
-    }  # fmt: skip
+    return verdict(*lead, how=", with shared history", attack=LIMITS) if lead else no_verdict(attack=LIMITS)
 
 
 def _missing(study: Study, effects: Sequence[Record], failures: Sequence[Record]) -> list[str]:

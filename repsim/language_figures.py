@@ -13,7 +13,19 @@ from dataclasses import replace
 from typing import Any
 
 from repsim import figures, statistics
-from repsim.findings import FACTORS, LABELS, Record, Study, finite, number, sentence, study_of, values_of
+from repsim.findings import (
+    FACTORS,
+    LABELS,
+    Record,
+    Study,
+    finite,
+    no_verdict,
+    number,
+    sentence,
+    study_of,
+    values_of,
+    verdict,
+)
 
 TITLES = {
     "gpt_data_overlap": ("Shared text", "Do two language models see more alike when they share more of their text?"),
@@ -150,26 +162,11 @@ def _no_room(study: Study, outcome: str) -> str:
 
 
 def _verdict(answers: Sequence[tuple[str, str, Record]]) -> dict[str, str]:
-    if not answers or all(grade == "unknown" for grade, *_ in answers):
-        text = answers[0][1] if answers else "No effect was estimated for this study."
-        word = "Too little data" if answers else "Not measured yet"
-        return {"grade": "unknown", "word": word, "number": "", "unit": "", "text": text, "attack": ""}
-    grade, text, row = answers[0]
-    value = finite(row.get("estimate")) or 0.0
-    word = {
-        "clear": "Yes" if value > 0 else "The other way",
-        "likely": "Probably" if value > 0 else "Probably the other way",
-        "unclear": "No clear effect",
-    }[grade]
-    full = next((said for g, said, r in answers if r.get("saturated")), "")
-    return {
-        "grade": grade,
-        "word": word,
-        "number": ("+" if value > 0 else "") + number(value),
-        "unit": f"{LABELS.get(str(row['outcome']), str(row['outcome']))} {row.get('unit') or ''}",
-        "text": text,
-        "attack": full,
-    }
+    if not answers:
+        return no_verdict()
+    if all(grade == "unknown" for grade, *_ in answers):
+        return no_verdict("Too little data", answers[0][1])
+    return verdict(*answers[0], attack=next((said for _, said, row in answers if row.get("saturated")), ""))
 
 
 def _saturated(effects: Sequence[Record]) -> list[str]:
@@ -314,12 +311,9 @@ def _trainings(study: Study) -> list[dict[str, str]]:
     if _rungs(study):
         groups = [(rung_name(rung), [r for r in study.pairs if r["params"]["rung"] == rung]) for rung in _rungs(study)]
     else:
-        for level in study.levels(study.along):
-            for line in study.levels(study.hue) if study.factorial else [None]:
-                chosen = study.at(**{str(study.along): level}, **({str(study.hue): line} if line is not None else {}))
-                label = f"{FACTORS.get(str(study.along))} {level:.3g}"
-                label += f", {FACTORS.get(str(study.hue))} {line:.3g}" if line is not None else ""
-                groups.append((label, chosen))
+        for level, line, chosen in study.groups():
+            label = f"{FACTORS.get(str(study.along))} {level:.3g}"
+            groups.append((label + (f", {FACTORS.get(str(study.hue))} {line:.3g}" if line is not None else ""), chosen))
     groups += [("ceiling", study.ceiling), ("did not learn (in no figure)", study.unlearned)]
     return [
         {
@@ -399,7 +393,7 @@ def _ladder_blocks(study: Study, effects: Sequence[Record], records: Sequence[Re
             [_climb(study, measure) for measure in ("cka", "mutual_knn")]
             + [_climb(changed, measure) for measure in changed.measures],
             legend=[("dot", figures.css(figures.level_color(study, level)), f"{FACTORS['alpha']} {level:.3g}")
-                    for level in study.levels("alpha")] + [("mark", "", "the start")],
+                    for level in study.levels("alpha")] + [("mark", "□", "the start")],
         ),
         _block(
             "forest", "What sharing all the text does, rung by rung",

@@ -24,11 +24,13 @@ from repsim.findings import (
     Study,
     counted,
     finite,
+    no_verdict,
     number,
     p_text,
     sentence,
     study_of,
     values_of,
+    verdict,
 )
 
 if TYPE_CHECKING:
@@ -171,32 +173,9 @@ def _section(
 def _verdict(answers: Sequence[tuple[str, str, Record]]) -> dict[str, str]:
     """The few words and the number that a reader takes away: the first answer of the section."""
     if not answers:
-        return {
-            "grade": "unknown",
-            "word": "Not measured yet",
-            "number": "",
-            "unit": "",
-            "text": "No effect was estimated for this study.",
-            "attack": "",
-        }
-    grade, text, row = answers[0]
-    value = finite(row.get("estimate")) or 0.0
-    word = {
-        "clear": "Yes" if value > 0 else "The other way",
-        "likely": "Probably" if value > 0 else "Probably the other way",
-        "unclear": "No clear effect",
-        "unknown": "Too little data",
-    }[grade]
-    return {
-        "grade": grade,
-        "word": word,
-        "number": ("+" if value > 0 else "") + number(finite(row.get("estimate"))),
-        "unit": f"{LABELS.get(str(row['outcome']), str(row['outcome']))} {row.get('unit') or ''}",
-        "text": text,
-        "attack": next(
-            (said for _, said, r in answers if r["outcome"] == "transfer_auc" and ":" not in r["factor"]), ""
-        ),
-    }
+        return no_verdict()
+    attack = next((said for _, said, r in answers if r["outcome"] == "transfer_auc" and ":" not in r["factor"]), "")
+    return verdict(*answers[0], attack=attack)
 
 
 def _disagreement(said: Sequence[tuple[Record, str, str]]) -> str:
@@ -264,14 +243,9 @@ def _legend(study: Study) -> list[tuple[str, str, str]]:
 
 def _accuracy(study: Study) -> list[dict[str, Any]]:
     groups: list[tuple[str, Sequence[Record]]] = []
-    for level in study.levels(study.along):
-        for line in study.levels(study.hue) if study.factorial else [None]:
-            label = f"{FACTORS.get(str(study.along))} {level:g}" + (
-                f", {FACTORS.get(str(study.hue))} {line:g}" if line is not None else ""
-            )
-            groups.append(
-                (label, study.at(**{str(study.along): level}, **({str(study.hue): line} if line is not None else {})))
-            )
+    for level, line, chosen in study.groups():
+        label = f"{FACTORS.get(str(study.along))} {level:g}"
+        groups.append((label + (f", {FACTORS.get(str(study.hue))} {line:g}" if line is not None else ""), chosen))
     groups += [("ceiling", study.ceiling), ("failed to learn (in no figure)", study.unlearned)]
     rows = []
     for label, records in groups:

@@ -121,6 +121,13 @@ def test_models_that_two_studies_describe_alike_are_one(monkeypatch: pytest.Monk
     assert others[0].key == own[0].key
 
 
+def test_a_model_of_ours_is_no_folder_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gpt2").mkdir()
+    (tmp_path / "gpt2" / "config.json").write_text('{"model_type": "gpt2", "n_layer": 12}')
+    assert language_pairs.training_of(gpt_data_overlap.Config(model="gpt2"))["model"] == "gpt2"
+
+
 def test_a_key_changes_with_the_text_that_a_model_sees(tmp_path: Path) -> None:
     text = tmp_path / "book.txt"
     keys = []

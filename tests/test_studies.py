@@ -296,6 +296,18 @@ def test_a_checkpoint_folder_gives_its_architecture_to_the_key(tmp_path: Path) -
     assert done.returncode == 0, done.stderr[-800:]
 
 
+def test_a_model_of_ours_is_no_folder_of_its_name_and_a_tilde_is_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("cnn", "net"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text('{"model_type": "resnet"}')
+    assert pairs.architecture("cnn", pairs.OWN_MODELS) == "cnn"
+    assert pairs.architecture(data_overlap.Config(model="~/net").model, pairs.OWN_MODELS) == {"model_type": "resnet"}
+
+
 def test_a_reader_that_leaves_does_not_stop_the_run(tmp_path: Path) -> None:
     words = " ".join(command("run", "data_overlap", "--preset", "smoke", *SMALL, "--alpha", "0", "--out", "run"))
     subprocess.run(f"{words} | head -1", shell=True, cwd=tmp_path, capture_output=True, timeout=280, check=True)

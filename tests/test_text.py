@@ -209,6 +209,21 @@ def test_a_checkpoint_without_a_tokenizer(tmp_path: Path) -> None:
         load_tokenizer(tmp_path)
 
 
+def test_a_tokenizer_that_the_hub_keeps_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    import transformers
+
+    def refuse(name: str, **options: Any) -> Any:
+        assert (name, options) == ("owner/name", {"revision": "main"})
+        raise OSError("no access to owner/name.\nA page of text follows.") from type(
+            "GatedRepoError", (Exception,), {}
+        )()
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", refuse)
+    advice = r"got owner/name@main: no access to owner/name. \(it is gated: accept its terms on the hub, then log in"
+    with pytest.raises(ValueError, match=advice):
+        load_tokenizer("owner/name@main")
+
+
 def test_a_tokenizer_without_an_end_of_text(tmp_path: Path, tokenizer: Any) -> None:
     import transformers
 

@@ -18,7 +18,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from repsim.training.causal_models import LOADING_ERRORS, base_of, from_checkpoint, load, split_revision, why
+from repsim.data.text import LOADING_ERRORS, split_revision, why
+from repsim.training.causal_models import base_of, context, from_checkpoint, inner, load
 
 PLAIN_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 _MARK = "\u2063suffix\u2063"  # stands where a suffix will stand while a template is taken apart
@@ -250,8 +251,8 @@ class Chat:
         Raises:
             ValueError: a prompt that is longer than the model's context.
         """
-        limit = getattr(self.model.config, "max_position_embeddings", None)
-        if isinstance(limit, int):
+        limit = context(self.model)
+        if limit is not None:
             if embedded.shape[1] > limit:
                 raise ValueError(
                     f"[Chat] expected prompts of at most {limit} tokens for {self.name}, got {embedded.shape[1]}"
@@ -304,8 +305,7 @@ class Chat:
 
     @cached_property
     def _can_keep(self) -> bool:
-        model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        return "logits_to_keep" in inspect.signature(model.forward).parameters
+        return "logits_to_keep" in inspect.signature(inner(self.model).forward).parameters
 
 
 def load_chat(
@@ -341,12 +341,12 @@ def load_chat(
     if adapters.is_file():
         model = load(name, dtype=dtype).to(device)
         with_tokenizer = (Path(name) / "tokenizer_config.json").is_file()
-        source, revision = split_revision(name if with_tokenizer else base_of(adapters))
+        source, which = split_revision(name if with_tokenizer else base_of(adapters))
     else:
         model = from_checkpoint(name, weights=True, dtype=dtype).eval().to(device)
-        source, revision = split_revision(name)
+        source, which = split_revision(name)
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **({"revision": revision} if revision else {}))
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **which)
     except LOADING_ERRORS as error:
         raise ValueError(f"[load_chat] expected a tokenizer beside {name}, got {why(error)}") from None
     known, asked = model.get_input_embeddings().num_embeddings, len(tokenizer)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from repsim.attacks.chat import Chat
+from repsim.training.causal_models import context
 
 _ROWS = 8192  # of the embedding at a time, so that its product with a gradient needs little memory
 
@@ -46,9 +47,9 @@ class Task:
         Args:
             length: tokens of the suffix.
         """
-        limit = getattr(self.chat.model.config, "max_position_embeddings", None)
+        limit = context(self.chat.model)
         needed = len(self.before) + length + len(self.after) + len(self.target)
-        if isinstance(limit, int) and needed > limit:
+        if limit is not None and needed > limit:
             raise ValueError(
                 f"[suffix_attack] expected request, suffix and target to fit into the {limit} tokens of "
                 f"{self.chat.name}, got {needed}"

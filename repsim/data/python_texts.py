@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import io
+import os
 import sysconfig
 import tokenize
 import unicodedata
@@ -72,12 +73,11 @@ def _mixed(name: str) -> str:
 @lru_cache(maxsize=2)
 def _sources(only: str | None) -> tuple[Path, ...]:
     root = Path(sysconfig.get_paths()["stdlib"])
-    found = {path.relative_to(root).as_posix(): path for path in root.rglob("*.py")}
-    if only is None:
-        chosen = [name for name in found if not _LEFT_OUT & set(name.split("/"))]
-    else:
-        chosen = [name for name in found if name.startswith(f"{only}/")]
-    return tuple(found[name] for name in sorted(chosen, key=_mixed))
+    found = []
+    for folder, inside, files in os.walk(root / (only or "")):
+        inside[:] = set(inside) - _LEFT_OUT  # not even walked: site-packages may be large
+        found += [Path(folder, name) for name in files if name.endswith(".py")]
+    return tuple(sorted(found, key=lambda path: _mixed(path.relative_to(root).as_posix())))
 
 
 def _long_enough(texts: list[str]) -> Iterator[str]:

@@ -21,6 +21,8 @@ from repsim.data.python_texts import python_documents
 
 SUFFIXES = (".txt", ".md", ".rst", ".py", ".jsonl", ".parquet")
 END = "<|endoftext|>"  # between documents
+# What libraries refuse a checkpoint with.
+LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, ImportError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -223,16 +225,41 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int, *, cache: str | Path 
     return tokenizer
 
 
-def split_revision(source: str) -> tuple[str, str | None]:
-    """A hub id and its revision: "owner/name@main" -> ("owner/name", "main"); a folder has none.
+def split_revision(source: str) -> tuple[str, dict[str, str]]:
+    """A folder or hub id, and what `from_pretrained` is told beside it: the revision behind an "@"; a folder has none.
 
-    >>> split_revision("gpt2")
-    ('gpt2', None)
+    >>> split_revision("owner/name@main")
+    ('owner/name', {'revision': 'main'})
     """
     if "@" not in source or Path(source).is_dir():
-        return source, None
+        return source, {}
     name, _, revision = source.rpartition("@")
-    return name, revision
+    return name, {"revision": revision} if revision else {}
+
+
+def why(error: BaseException) -> str:
+    """The first line of what a library says, with what to do about a gated, missing or unreachable checkpoint.
+
+    >>> why(OSError("x is not a local folder\\nand more"))
+    'x is not a local folder'
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = lines[0] if lines else type(error).__name__
+    causes: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        causes.append(type(cause).__name__)
+        cause = cause.__cause__ or cause.__context__
+    for kind, advice in (
+        ("GatedRepoError", "it is gated: accept its terms on the hub, then log in with `hf auth login`"),
+        ("RepositoryNotFoundError", "the hub knows no such model, or it is private: check the name, or log in"),
+        ("RevisionNotFoundError", "the model has no such revision"),
+        ("LocalEntryNotFoundError", "it is not in the local cache and the hub cannot be reached"),
+        ("OfflineModeIsEnabled", "it is not in the local cache and HF_HUB_OFFLINE forbids to ask the hub"),
+    ):
+        if kind in causes:
+            return f"{said} ({advice})"
+    return said
 
 
 def load_tokenizer(source: str | Path) -> Any:
@@ -250,12 +277,13 @@ def load_tokenizer(source: str | Path) -> Any:
     """
     import transformers
 
-    name, revision = split_revision(str(source))
+    name, which = split_revision(str(source))
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name, **({"revision": revision} if revision else {}))
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"[load_tokenizer] expected a checkpoint with a tokenizer, got {source}: {lines[0]}") from None
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name, **which)
+    except LOADING_ERRORS as error:
+        raise ValueError(
+            f"[load_tokenizer] expected a checkpoint with a tokenizer, got {source}: {why(error)}"
+        ) from None
     if not tokenizer.is_fast:
         raise ValueError(f"[load_tokenizer] expected a fast tokenizer, got {type(tokenizer).__name__} of {source}")
     if tokenizer.eos_token_id is None:

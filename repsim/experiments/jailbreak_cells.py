@@ -14,6 +14,7 @@ from repsim.data import instructions
 from repsim.data.instructions import OBJECTS, REFUSAL, VERBS, Lessons, Request
 from repsim.experiments.pairs import MEASURES, similarity_of
 from repsim.experiments.sweep import Cell
+from repsim.jailbreak_figures import BYPASS, CONDITIONAL, EXACT, WHITE_BOX
 from repsim.records import RunDirectory
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from repsim.attacks.suffix import SuffixAttack
 
 # What the study asks of a pair beside the measures of likeness; the first says how strong the attack is at home.
-WHITE_BOX, EXACT, BYPASS, CONDITIONAL = "white_box_exact", "transfer_exact", "transfer_bypass", "conditional_exact"
 OUTCOMES = (WHITE_BOX, EXACT, BYPASS, CONDITIONAL)
 LEARNED = 0.98  # of the requests to be answered, and of those to be refused, rightly
 BATCH = 16
@@ -215,7 +215,7 @@ def _search(cell: Cell, run: RunDirectory) -> dict[str, Any]:
     found = []
     for place, request in enumerate(behaviours(params["seed"], params["behaviours"])):
         config = _suffix_attack(params, place)
-        result = suffix_attack(chat, request.text, _target(request, params), config)
+        result = suffix_attack(chat, request.text, _target(request, params["target_words"]), config)
         found.append(
             {
                 "request": request.text,
@@ -241,8 +241,8 @@ def _suffix_attack(params: Mapping[str, Any], place: int, *, control: bool = Fal
     return SuffixAttack(**{**search, "seed": seed, **changes})
 
 
-def _target(request: Request, params: Mapping[str, Any]) -> str:
-    return " ".join(request.answer.split()[: params["target_words"]])
+def _target(request: Request, words: int) -> str:
+    return " ".join(request.answer.split()[:words])
 
 
 def _compare(cell: Cell, run: RunDirectory) -> dict[str, Any]:
@@ -330,7 +330,7 @@ def _judged(chat: Chat, asked: Sequence[Request], messages: Sequence[str], targe
     from repsim.attacks import judge
 
     answers = chat.answers(messages, max_new_tokens=NEW_TOKENS, batch_size=512)
-    targets = [" ".join(request.answer.split()[:target_words]) for request in asked]
+    targets = [_target(request, target_words) for request in asked]
     return judge.judge(
         [request.text for request in asked],
         answers,
@@ -376,7 +376,8 @@ def _methods(cell: Cell, run: RunDirectory) -> dict[str, Any]:
 
     chat, params = _chat(run, cell.params["model"]), cell.params
     asked = behaviours(params["seed"], params["behaviours"])
-    texts, targets = [request.text for request in asked], [_target(request, params) for request in asked]
+    texts = [request.text for request in asked]
+    targets = [_target(request, params["target_words"]) for request in asked]
 
     def found_by(**changes: Any) -> list[str]:
         made = []

@@ -16,7 +16,7 @@ import numpy as np
 
 from repsim import statistics
 from repsim.experiments.jailbreak_cells import OUTCOMES, attack_cell, methods_cell, model_cells, pair_cell, run_cell
-from repsim.experiments.pairs import MEASURES, learned_pairs, slopes_of, tried
+from repsim.experiments.pairs import MEASURES, learned_pairs, links_of, outcome, slopes_of
 from repsim.experiments.sweep import Cell
 
 __all__ = ["NAME", "PRESETS", "SUMMARY", "Config", "cells", "effects", "estimate", "run_cell"]
@@ -146,17 +146,10 @@ def _effects(pairs: Sequence[Mapping[str, Any]]) -> Iterable[dict[str, Any]]:
         return
     seeds = np.array([pair["params"]["seed"] for pair in pairs])
     fork, overlap = (np.array([float(pair["params"][name]) for pair in pairs]) for name in ("fork", "overlap"))
-
-    def column(name: str) -> np.ndarray:
-        found = [
-            pair["result"].get(name) if name in OUTCOMES else pair["result"]["similarity"][name]["last"]
-            for pair in pairs
-        ]
-        return np.array([np.nan if value is None else float(value) for value in found])
-
+    outcomes = {name: np.array([outcome(pair, name) for pair in pairs]) for name in (*MEASURES, *OUTCOMES)}
     yield from slopes_of(
         NAME,
-        {name: column(name) for name in (*MEASURES, *OUTCOMES)},
+        outcomes,
         {"fork": fork, "overlap": overlap},
         seeds,
         {
@@ -165,17 +158,6 @@ def _effects(pairs: Sequence[Mapping[str, Any]]) -> Iterable[dict[str, Any]]:
             "interaction": "in the effect of the fork, from no to all examples shared",
         },
     )
+    both = np.stack([fork, overlap], axis=1)
     for name in OUTCOMES[1:]:
-        y = column(name)
-        for measure in MEASURES:
-            x = column(measure)
-            kept = np.isfinite(x) & np.isfinite(y)
-            both = np.stack([fork, overlap], axis=1)[kept]
-            for factor, estimator, columns in (
-                ("correlation", statistics.correlation, ()),
-                ("within", statistics.within, (both,)),
-                ("within_fork", statistics.within, (fork[kept],)),
-            ):
-                yield from tried(
-                    NAME, name, f"{factor}:{measure}", "Spearman", estimator, x[kept], y[kept], *columns, seeds[kept]
-                )
+        yield from links_of(NAME, outcomes, name, {"correlation": None, "within": both, "within_fork": fork}, seeds)

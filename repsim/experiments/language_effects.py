@@ -9,7 +9,7 @@ import numpy as np
 
 from repsim import statistics
 from repsim.experiments.language_probes import MEASURES_OF_VIEWS
-from repsim.experiments.pairs import MEASURES, learned_pairs, slopes_of, tried
+from repsim.experiments.pairs import MEASURES, learned_pairs, links_of, slopes_of
 from repsim.language_figures import AGREEMENT, MISTAKES, outcome_name
 
 
@@ -54,11 +54,6 @@ def effects_of(study: str, records: Iterable[Mapping[str, Any]], factors: Mappin
     units = {**factors, "interaction": "in the data effect, from no to all corpora shared"}
     found = slopes_of(study, outcomes, levels, seeds, units)
     stratum = np.stack(list(levels.values()), axis=1)
-    for name in MEASURES:
-        kept = np.isfinite(outcomes[name]) & np.isfinite(outcomes[AGREEMENT])
-        found += tried(
-            study, AGREEMENT, f"same overlap:{name}", "Spearman", statistics.within, outcomes[name][kept],
-            outcomes[AGREEMENT][kept], stratum[kept], seeds[kept],
-        )  # fmt: skip
+    found += links_of(study, outcomes, AGREEMENT, {"same overlap": stratum}, seeds)
     full = saturated_outcomes(pairs)
     return [{**row, "saturated": row["outcome"] in full} for row in statistics.adjust(found)]

@@ -7,9 +7,7 @@ trained on and that never depend on any overlap.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +17,7 @@ import numpy as np
 
 from repsim.experiments import language_tokens
 from repsim.experiments.language_probes import POOLS
-from repsim.experiments.pairs import FIRST, MEASURES, SECOND, THIRD, architecture
+from repsim.experiments.pairs import FIRST, MEASURES, SECOND, THIRD, architecture, check_model
 from repsim.experiments.sweep import Cell
 
 KINDS = ("gpt2", "llama")
@@ -95,7 +93,7 @@ class LanguageStudyConfig:
             raise ValueError(f"expected k below the {self.probe} texts and {self.words} words, got {self.k}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"expected dropout in [0, 1), got {self.dropout}")
-        _check_model(self.model)
+        check_model(self.model, KINDS, revision=True)
 
     @property
     def checkpoint(self) -> str:
@@ -138,20 +136,6 @@ class FineTuningConfig(LanguageStudyConfig):
         return "" if self.model in KINDS else self.model
 
 
-def _check_model(model: str) -> None:
-    """Raises ValueError for a model that is none of KINDS, no folder with a configuration, and no hub id by form."""
-    if model in KINDS:
-        return
-    if Path(model).is_dir() or model.startswith((".", "/", "~")):
-        if not (Path(model).expanduser() / "config.json").is_file():
-            raise ValueError(f"expected model as a folder with a config.json, got {model!r}")
-    elif not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", model):
-        near = difflib.get_close_matches(model.lower(), KINDS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        own = ", ".join(KINDS)
-        raise ValueError(f"expected model as {own}, a checkpoint folder or owner/name on the hub, got {model!r}{hint}")
-
-
 # ----------------------------------------------------------------------------------------------------- cells of a study
 
 
@@ -160,7 +144,7 @@ def training_of(config: LanguageStudyConfig, **changes: Any) -> dict[str, Any]:
     names = ("width", "layers", "heads", "dropout", "steps", "batch_size", "accumulation", "learning_rate",
              "precision", "checkpointing")  # fmt: skip
     training = {name: getattr(config, name) for name in names}
-    return {"model": architecture(config.model), "positions": config.block, **training, **changes}
+    return {"model": architecture(config.model, KINDS), "positions": config.block, **training, **changes}
 
 
 def weights_hash(folder: Path) -> str:

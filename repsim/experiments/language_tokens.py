@@ -11,6 +11,7 @@ import functools
 import hashlib
 import io
 import json
+import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -95,7 +96,7 @@ def _planned_hash(source: str, characters: int) -> str | None:
 def _read(source: str, characters: int) -> Corpus:
     from repsim.data.text import read_corpus
 
-    return read_corpus(str(Path(source).expanduser()) if source.startswith("~") else source, characters=characters)
+    return read_corpus(os.path.expanduser(source), characters=characters)
 
 
 def chunk_positions(params: Mapping[str, Any], split: Mapping[str, Any]) -> overlap.CorpusSplit:
@@ -128,7 +129,7 @@ def prepare(cell: Cell, run: RunDirectory) -> dict[str, Any]:
     trained_on = [source for source, need in needs.items() if need["pool"] + need["base"]]
     asked = params["tokenizer"]
     if isinstance(asked, str):
-        tokenizer = load_tokenizer(Path(asked).expanduser() if asked.startswith("~") else asked)
+        tokenizer = load_tokenizer(os.path.expanduser(asked))
     else:
         tokenizer = train_tokenizer([text for source in trained_on for text in texts[source]], asked["vocabulary"])
     blocks: dict[str, list[np.ndarray]] = {"pool": [], "base": [], "held_out": []}

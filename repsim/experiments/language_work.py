@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,8 +49,7 @@ def _source(base: Mapping[str, str] | None, run: RunDirectory) -> str | None:
         return None
     if "key" in base:
         return str(run.model_folder(base["key"]))
-    named = base["checkpoint"]
-    return str(Path(named).expanduser()) if named.startswith("~") else named
+    return os.path.expanduser(base["checkpoint"])
 
 
 def _train(cell: Cell, run: RunDirectory) -> dict[str, Any]:

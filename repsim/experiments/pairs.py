@@ -82,7 +82,7 @@ class PairConfig:
         for alpha in getattr(self, "alpha", ()):
             if not 0 <= alpha <= 1:
                 raise ValueError(f"expected alpha in [0, 1], got {alpha}")
-        _check_model(self.model)
+        check_model(self.model, OWN_MODELS)
         if self.permutations < 2:
             raise ValueError(f"expected permutations of at least 2, got {self.permutations}")
         if self.attack_images > self.probe:
@@ -96,24 +96,32 @@ class PairConfig:
                 raise ValueError(f"expected epsilons from 0.25 to 255 (in 1/255), got {epsilon}")
 
 
-def _check_model(model: str) -> None:
-    """Raises ValueError for a model that is none of ours, no folder with a configuration, and no hub id by its form."""
-    if model in OWN_MODELS:
+def check_model(model: str, own: Sequence[str], *, revision: bool = False) -> None:
+    """Raises ValueError for a model that is none of ours, no folder with a configuration, and no hub id by its form.
+
+    Parameters: ``own``, names of models that are built here; ``revision``, whether a hub id may name one.
+    """
+    if model in own:
         return
     if Path(model).is_dir() or model.startswith((".", "/", "~")):
-        if not (Path(model) / "config.json").is_file():
+        if not (Path(model).expanduser() / "config.json").is_file():
             raise ValueError(f"expected model as a folder with a config.json, got {model!r}")
-    elif not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
-        near = difflib.get_close_matches(model.lower(), OWN_MODELS, n=1)
+    elif not re.fullmatch(r"[\w.-]+/[\w.-]+" + (r"(@[\w./-]+)?" if revision else ""), model):
+        near = difflib.get_close_matches(model.lower(), own, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        own = ", ".join(OWN_MODELS)
-        raise ValueError(f"expected model as {own}, a checkpoint folder or owner/name on the hub, got {model!r}{hint}")
+        known = ", ".join(own)
+        raise ValueError(
+            f"expected model as {known}, a checkpoint folder or owner/name on the hub, got {model!r}{hint}"
+        )
 
 
-def architecture(model: str) -> str | dict[str, Any]:
-    """What a model's key and record hold: of a folder, which may change or go, the configuration itself."""
+def architecture(model: str, own: Sequence[str]) -> str | dict[str, Any]:
+    """What a model's key and record hold: of a folder, which may change or go, the configuration itself.
+
+    Parameters: ``own``, names of models that are built here, whatever folders there are.
+    """
     folder = Path(model).expanduser()
-    if folder.is_dir():
+    if model not in own and folder.is_dir():
         described: dict[str, Any] = json.loads((folder / "config.json").read_text())
         return described
     return model
@@ -197,7 +205,7 @@ def model_cell(
     positions, _ = _positions(data, split)
     own = _MODELS_PER_SEED * seed + role
     training = {
-        "model": architecture(config.model),
+        "model": architecture(config.model, OWN_MODELS),
         "width": config.width,
         "epochs": config.epochs,
         "batch_size": config.batch_size,
@@ -423,8 +431,9 @@ def learned_pairs(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any
 
 
 def outcome(record: Mapping[str, Any], name: str) -> float:
-    """One number of a pair: a measure at both last layers, or the transfer score; NaN where it is missing."""
-    value = record["result"].get(TRANSFER) if name == TRANSFER else record["result"]["similarity"][name]["last"]
+    """One number of a pair: one of MEASURES at both last layers, or a score of its result; NaN where it is missing."""
+    result = record["result"]
+    value = result["similarity"][name]["last"] if name in MEASURES else result.get(name)
     return float("nan") if value is None else float(value)
 
 
@@ -442,17 +451,8 @@ def effects_of(
     outcomes = {name: np.array([outcome(pair, name) for pair in pairs]) for name in (*MEASURES, TRANSFER)}
     units = {**factors, "interaction": "in the data effect, per shared attribute"}
     found = slopes_of(study, outcomes, levels, seeds, units)
-    transfer = np.array([outcome(pair, TRANSFER) for pair in pairs])
-    for name in MEASURES:
-        x = np.array([outcome(pair, name) for pair in pairs])
-        kept = np.isfinite(transfer) & np.isfinite(x)
-        x, stratum = x[kept], np.stack([level[kept] for level in levels.values()], axis=1)
-        found += tried(
-            study, TRANSFER, f"correlation:{name}", "Spearman", statistics.correlation, x, transfer[kept], seeds[kept]
-        )
-        found += tried(
-            study, TRANSFER, f"within:{name}", "Spearman", statistics.within, x, transfer[kept], stratum, seeds[kept]
-        )
+    same = np.stack(list(levels.values()), axis=1)
+    found += links_of(study, outcomes, TRANSFER, {"correlation": None, "within": same}, seeds)
     return statistics.adjust(found)
 
 
@@ -483,6 +483,29 @@ def slopes_of(
             whole = kept & _with_every_cell(seeds, list(levels.values()), kept)
             columns = [*(level[whole] for level in levels.values()), y[whole], seeds[whole]]
             found += tried(study, name, "interaction", units["interaction"], statistics.interaction, *columns)
+    return found
+
+
+def links_of(
+    study: str,
+    outcomes: Mapping[str, np.ndarray],
+    name: str,
+    strata: Mapping[str, np.ndarray | None],
+    seeds: np.ndarray,
+) -> list[dict[str, Any]]:
+    """How one outcome goes with each of MEASURES, over all pairs or among those of one stratum.
+
+    Parameters: ``outcomes``, float [pairs] by name, NaN where one is missing; ``name`` of the outcome; ``strata`` by
+    the name of the factor, a row for each pair, None for all pairs; ``seeds`` [pairs].
+    """
+    found: list[dict[str, Any]] = []
+    for measure in MEASURES:
+        x, y = outcomes[measure], outcomes[name]
+        kept = np.isfinite(x) & np.isfinite(y)
+        for factor, stratum in strata.items():
+            estimator: Callable[..., Any] = statistics.correlation if stratum is None else statistics.within
+            columns = [x[kept], y[kept], *([] if stratum is None else [stratum[kept]]), seeds[kept]]
+            found += tried(study, name, f"{factor}:{measure}", "Spearman", estimator, *columns)
     return found
 
 

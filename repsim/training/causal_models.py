@@ -16,17 +16,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from repsim.data.text import split_revision
+from repsim.data.text import LOADING_ERRORS, split_revision, why
 
 KINDS = ("gpt2", "llama")
-LOADING_ERRORS = (
-    OSError,
-    ValueError,
-    RuntimeError,
-    KeyError,
-    ImportError,
-    AttributeError,
-)  # what a library refuses with
 
 
 def from_sizes(
@@ -85,13 +77,13 @@ def from_checkpoint(
     """
     import transformers
 
+    which: dict[str, str] = {}
     if isinstance(source, Mapping):
-        name, which = dict(source).get("model_type", "a configuration without model_type"), {}
+        name = dict(source).get("model_type", "a configuration without model_type")
         if weights:
             raise ValueError("[build] expected a checkpoint folder or hub id to load weights of, got a configuration")
     else:
-        name, revision = split_revision(source)
-        which = {"revision": revision} if revision else {}
+        name, which = split_revision(source)
     try:
         if isinstance(source, Mapping):
             settings = {**source}
@@ -112,31 +104,6 @@ def from_checkpoint(
     if lacking:
         raise ValueError(f"[build] expected a checkpoint with all weights, got {name} without {', '.join(lacking[:3])}")
     return model
-
-
-def why(error: BaseException) -> str:
-    """The first line of what a library says, with what to do about a gated, missing or unreachable checkpoint.
-
-    >>> why(OSError("x is not a local folder\\nand more"))
-    'x is not a local folder'
-    """
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = lines[0] if lines else type(error).__name__
-    causes: list[str] = []
-    cause: BaseException | None = error
-    while cause is not None:
-        causes.append(type(cause).__name__)
-        cause = cause.__cause__ or cause.__context__
-    for kind, advice in (
-        ("GatedRepoError", "it is gated: accept its terms on the hub, then log in with `hf auth login`"),
-        ("RepositoryNotFoundError", "the hub knows no such model, or it is private: check the name, or log in"),
-        ("RevisionNotFoundError", "the model has no such revision"),
-        ("LocalEntryNotFoundError", "it is not in the local cache and the hub cannot be reached"),
-        ("OfflineModeIsEnabled", "it is not in the local cache and HF_HUB_OFFLINE forbids to ask the hub"),
-    ):
-        if kind in causes:
-            return f"{said} ({advice})"
-    return said
 
 
 def with_adapters(model: Any, *, rank: int, alpha: float, dropout: float) -> Any:
@@ -243,5 +210,15 @@ def inner(model: Any) -> nn.Module:
     >>> inner(load("adapters", base="base")).config.model_type
     'gpt2'
     """
-    found: nn.Module = model.get_base_model() if hasattr(model, "peft_config") else model
+    found: nn.Module = model.get_base_model() if hasattr(model, "get_base_model") else model
     return found
+
+
+def context(model: Any) -> int | None:
+    """The most tokens that a model can take, None where its configuration states no number.
+
+    >>> context(from_sizes("llama", 4096, width=128, layers=4, heads=4, positions=128, dropout=0.0))
+    128
+    """
+    limit = getattr(inner(model).config, "max_position_embeddings", None)
+    return limit if isinstance(limit, int) else None

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from repsim.training.causal_models import KINDS, from_checkpoint, from_sizes, inner, load, save, with_adapters
+from repsim.training.causal_models import KINDS, context, from_checkpoint, from_sizes, inner, load, save, with_adapters
 from repsim.training.optimization import parameter_groups, seeded, warm_up_and_cosine
 from repsim.training.training_state import TrainingState, capture, read_state, trained_names, write_state
 
@@ -340,8 +340,8 @@ def train(
 
 
 def _require_fitting(model: Any, config: LanguageConfig, data: TokenBlocks) -> None:
-    limit = getattr(inner(model).config, "max_position_embeddings", None)
-    if isinstance(limit, int) and data.tokens.shape[1] > limit:
+    limit = context(model)
+    if limit is not None and data.tokens.shape[1] > limit:
         raise ValueError(
             f"[train] expected blocks of at most {limit} tokens for {config.model}, got {data.tokens.shape[1]}"
         )
@@ -435,7 +435,7 @@ def predictions(model: Any, data: TokenBlocks, batch_size: int = 16) -> np.ndarr
 
 
 def _logits(model: Any, data: TokenBlocks, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    place = next(model.parameters()).device
+    place, targets = next(model.parameters()).device, torch.from_numpy(data.targets())
     before = model.training
     model.eval()
     try:
@@ -443,7 +443,6 @@ def _logits(model: Any, data: TokenBlocks, batch_size: int) -> Iterator[tuple[Te
             for start in range(0, len(data), batch_size):
                 part = slice(start, start + batch_size)
                 tokens = torch.from_numpy(data.tokens[part].astype(np.int64)).to(place)
-                targets = torch.from_numpy(data.targets()[part]).to(place)
-                yield model(input_ids=tokens, use_cache=False).logits, targets
+                yield model(input_ids=tokens, use_cache=False).logits, targets[part].to(place)
     finally:
         model.train(before)
