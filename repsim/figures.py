@@ -33,6 +33,7 @@ _VARIABLES = dict(
     )
 )
 RAMP, HEAT = 11, 16
+_ROUNDING = 1e-6  # of a tenth: a CKA that is 1 but for rounding takes no scale to 1.1
 MARKERS = "oD^vPX"  # no square: those are the ceiling's
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none", "font.size": 8, "font.family": ["DejaVu Sans"],
@@ -247,8 +248,8 @@ def heatmaps(
     found = [(title, *made) for title, records in groups if (made := _mean_matrix(records, measure))]
     if not found:
         return [], (0.0, 1.0)
-    low = math.floor(10 * min(float(m.min()) for _, m, *_ in found)) / 10
-    high = max(low + 0.1, math.ceil(10 * max(float(m.max()) for _, m, *_ in found)) / 10)
+    low = math.floor(10 * min(float(m.min()) for _, m, *_ in found) + _ROUNDING) / 10
+    high = max(low + 0.1, math.ceil(10 * max(float(m.max()) for _, m, *_ in found) - _ROUNDING) / 10)
     return [
         _heatmap(study, title, matrix, rows, columns, low, high, k)
         for k, (title, matrix, rows, columns) in enumerate(found)

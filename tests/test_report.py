@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from repsim import findings, report, statistics
+from repsim import figures, findings, report, statistics
 from repsim.records import RunDirectory
 
 MEASURES = {  # value without likeness, what likeness adds, noise
@@ -189,6 +189,14 @@ def test_every_figure_is_there_described_and_follows_the_theme(page: str) -> Non
     assert set(re.findall(r'(?:href="|url\()#([^")]+)', page)) <= set(ids)
     used, defined = set(re.findall(r"var\((--[a-z0-9-]+)", page)), set(re.findall(r"(--[a-z0-9-]+):", page))
     assert used <= defined | {"--c", "--tone"}
+
+
+def test_a_scale_ends_at_one_where_rounding_passes_it() -> None:
+    grid = {"values": [[1 + 1e-9, 0.3 - 1e-9]], "null": None}
+    pair = {"params": {"alpha": 0.0}, "result": {"layers_first": ["a"], "layers_second": ["a", "b"],
+                                                  "similarity": {"cka": grid}}}  # fmt: skip
+    _, scale = figures.heatmaps(findings.Study("s", (pair,), (), (), (), "alpha", "alpha", ("cka",)))
+    assert scale == (0.3, 1.0)
 
 
 def test_tables_and_pictures_speak(page: str) -> None:
