@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from repsim.attacks.interventions import (
     prefilled,
     refusal_directions,
     soft_prompt,
+    strongest_refusal_direction,
 )
 from repsim.attacks.judge import Judgement, LocalRater, Rating, exact, judge, no_refusal, strong_reject
 from repsim.attacks.suffix import SuffixAttack, suffix_attack
@@ -281,10 +283,46 @@ def test_ablating_is_undone_after_an_error() -> None:
     assert torch.equal(chat.states([REQUEST]), before)
 
 
+def test_the_strongest_direction_is_the_best_of_all_layers_and_places() -> None:
+    """Against a search by hand, with a judge whose scores differ from candidate to candidate."""
+    chat = grammar_chat(8)
+    refused, answered = (
+        [request.text for request in requests(refused=side, phrasings=(0,))[:6]] for side in (True, False)
+    )
+    held_out = [request.text for request in requests(refused=True, phrasings=(1,))[:6]]
+
+    def score(asked: Sequence[str], answers: Sequence[str]) -> np.ndarray:
+        assert list(asked) == held_out
+        return np.array([len(set(answer.split())) / 9 for answer in answers])
+
+    found = strongest_refusal_direction(chat, refused, answered, held_out, judge=score, tokens=3, max_new_tokens=8)
+    by_hand = {}
+    for token in (-1, -2, -3):
+        for layer, vector in enumerate(refusal_directions(chat, refused, answered, token=token)):
+            if vector.any():
+                with ablated(chat, vector):
+                    by_hand[token, layer] = score(held_out, chat.answers(held_out, max_new_tokens=8)).mean()
+    assert len(set(by_hand.values())) > 2  # there is something to choose between
+    assert found.bypassed == max(by_hand.values()) == by_hand[found.token, found.layer]
+    np.testing.assert_array_equal(
+        found.vector, refusal_directions(chat, refused, answered, token=found.token)[found.layer]
+    )
+    plain = strongest_refusal_direction(chat, refused, answered, held_out, tokens=1, max_new_tokens=8)
+    assert plain.bypassed == 1.0  # an untrained model never says sorry
+
+
 def test_errors_of_directions() -> None:
     chat = grammar_chat(8)
     with pytest.raises(ValueError, match="expected refused and answered messages, got 1 and 0"):
         refusal_directions(chat, [REQUEST], [])
+    with pytest.raises(ValueError, match=r"\[states\] expected token from -\d+ to -1 for a prompt, got 0"):
+        refusal_directions(chat, [REQUEST], [REQUEST], token=0)
+    with pytest.raises(ValueError, match="expected at least one held-out message and one token, got 0 messages"):
+        strongest_refusal_direction(chat, [REQUEST], [REQUEST], [])
+    with pytest.raises(ValueError, match="expected at least one held-out message and one token, got tokens of 0"):
+        strongest_refusal_direction(chat, [REQUEST], [REQUEST], [REQUEST], tokens=0)
+    with pytest.raises(ValueError, match="expected states that differ between refused and answered"):
+        strongest_refusal_direction(chat, [REQUEST], [REQUEST], [REQUEST])
     for direction in (np.ones(16), np.eye(15)[0]):
         with (
             pytest.raises(ValueError, match=r"expected a direction \[16\] of length 1, got shape"),

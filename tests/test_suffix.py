@@ -381,6 +381,8 @@ def test_states_are_those_of_the_last_token() -> None:
         expected = chat.model(input_ids=ids, output_hidden_states=True).hidden_states
     for layer in range(3):
         np.testing.assert_allclose(found[layer, 1].numpy(), expected[layer][0, -1].numpy(), rtol=1e-5, atol=1e-6)
+        before = chat.states([OTHER], token=-3)[layer, 0].numpy()
+        np.testing.assert_allclose(before, expected[layer][0, -3].numpy(), rtol=1e-5, atol=1e-6)
 
 
 def test_a_base_model_takes_the_plain_template() -> None:

@@ -203,7 +203,7 @@ class Chat:
                 made[place] = f"{prefill} {text}".strip() if prefill and not self._keeps_blank else prefill + text
         return made
 
-    def states(self, messages: Sequence[str], *, batch_size: int = 64) -> Tensor:
+    def states(self, messages: Sequence[str], *, batch_size: int = 64, token: int = -1) -> Tensor:
         """The hidden states from which the model begins its answers: every layer's, at the last token of the prompt.
 
         >>> chat.states(messages).shape                 # 480 messages, 4 layers of 88 features
@@ -212,17 +212,23 @@ class Chat:
         Args:
             messages: n things that the user says.
             batch_size: as in `answers`.
+            token: the place in the prompt, from its end: -1 is the last token, -2 the one before.
 
         Returns:
             float64 [layers + 1, n, d], on the CPU; row 0 is that of the embeddings.
+
+        Raises:
+            ValueError: a place that a prompt does not have.
         """
         found: list[Tensor] = [torch.empty(0)] * len(messages)
         for places, ids in self._batches(messages, "", batch_size):
+            if not -ids.shape[1] <= token < 0:
+                raise ValueError(f"[states] expected token from {-ids.shape[1]} to -1 for a prompt, got {token}")
             with torch.no_grad(), memory_named(f"batch_size, now {batch_size}"):
                 layers = self.model(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states
-            last = torch.stack([layer[:, -1] for layer in layers]).double().cpu()
+            there = torch.stack([layer[:, token] for layer in layers]).double().cpu()
             for column, place in enumerate(places):
-                found[place] = last[:, column]
+                found[place] = there[:, column]
         return torch.stack(found, dim=1)
 
     def _batches(self, messages: Sequence[str], prefill: str, batch_size: int) -> Iterator[tuple[list[int], Tensor]]:

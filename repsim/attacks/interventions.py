@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from repsim.attacks.chat import Chat, memory_named
+from repsim.attacks.judge import Judge, no_refusal
 from repsim.attacks.suffix import tasks_of
 from repsim.training.causal_models import inner
 
@@ -182,8 +183,8 @@ def soft_prompt(
     )
 
 
-def refusal_directions(chat: Chat, refused: Sequence[str], answered: Sequence[str]) -> np.ndarray:
-    """For every layer, the direction from what the model answers to what it refuses, at the last token of a prompt.
+def refusal_directions(chat: Chat, refused: Sequence[str], answered: Sequence[str], *, token: int = -1) -> np.ndarray:
+    """For every layer, the direction from what the model answers to what it refuses, at one token of a prompt.
 
     >>> refusal_directions(chat, refused, answered).shape               # 4 layers of 88 features
     (5, 88)
@@ -195,20 +196,93 @@ def refusal_directions(chat: Chat, refused: Sequence[str], answered: Sequence[st
         chat: the model.
         refused: messages that it refuses, at least one.
         answered: messages that it answers, at least one.
+        token: the place in the prompt, from its end; -1 is the last token.
 
     Returns:
         float64 [layers + 1, d].
 
     Raises:
-        ValueError: no messages.
+        ValueError: no messages; a place that a prompt does not have.
     """
     if not refused or not answered:
         raise ValueError(
             f"[refusal_directions] expected refused and answered messages, got {len(refused)} and {len(answered)}"
         )
-    difference = (chat.states(refused).mean(1) - chat.states(answered).mean(1)).numpy()
+    difference = (chat.states(refused, token=token).mean(1) - chat.states(answered, token=token).mean(1)).numpy()
     norm = np.linalg.norm(difference, axis=1, keepdims=True)
     return difference / np.where(norm == 0, 1.0, norm)
+
+
+@dataclass(frozen=True, eq=False)
+class RefusalDirection:
+    """A direction that was chosen by what the model does without it.
+
+    ``vector``: float64 [d], of length 1; ``layer`` and ``token``: where it was found; ``bypassed``: the judge's mean
+    score of the held-out messages with the direction ablated.
+    """
+
+    vector: np.ndarray
+    layer: int
+    token: int
+    bypassed: float
+
+
+def strongest_refusal_direction(
+    chat: Chat,
+    refused: Sequence[str],
+    answered: Sequence[str],
+    held_out: Sequence[str],
+    *,
+    judge: Judge | None = None,
+    tokens: int = 4,
+    max_new_tokens: int = 64,
+) -> RefusalDirection:
+    """Of the directions at every layer and the last tokens of a prompt, the one without which most held-out ones pass.
+
+    >>> found = strongest_refusal_direction(chat, refused, answered, held_out)
+    >>> with ablated(chat, found.vector) as without:
+    ...     without.answers(attacked)
+
+    Where a model takes in what it will refuse, and where it says so, differs from model to model: Arditi et al. 2024
+    choose layer and place by validation, too. Messages that are attacked afterwards belong into none of the lists.
+
+    Args:
+        chat: the model.
+        refused: messages that it refuses, from which directions are made.
+        answered: messages that it answers, likewise.
+        held_out: other messages that it refuses, on which directions are tried.
+        judge: what counts as passing, see `repsim.attacks.judge`; None takes `no_refusal()`.
+        tokens: how many places are tried, from the end of the prompt.
+        max_new_tokens: after which an answer is cut.
+
+    Returns:
+        A RefusalDirection; of equally strong ones that at the last place, and there at the lowest layer.
+
+    Raises:
+        ValueError: no messages; fewer than one token, or more than a prompt has; no direction in any place.
+    """
+    if not held_out or tokens < 1:
+        what = f"{len(held_out)} messages" if not held_out else f"tokens of {tokens}"
+        raise ValueError(
+            f"[strongest_refusal_direction] expected at least one held-out message and one token, got {what}"
+        )
+    judge = no_refusal() if judge is None else judge
+    best: RefusalDirection | None = None
+    for token in range(-1, -tokens - 1, -1):
+        for layer, vector in enumerate(refusal_directions(chat, refused, answered, token=token)):
+            if not vector.any():  # the same in all prompts
+                continue
+            with ablated(chat, vector) as without:
+                answers = without.answers(held_out, max_new_tokens=max_new_tokens)
+            bypassed = float(judge(held_out, answers).mean())
+            if best is None or bypassed > best.bypassed:
+                best = RefusalDirection(vector, layer, token, bypassed)
+    if best is None:
+        raise ValueError(
+            "[strongest_refusal_direction] expected states that differ between refused and answered messages, got equal"
+            f" ones at the last {tokens} tokens"
+        )
+    return best
 
 
 @contextmanager

@@ -26,6 +26,7 @@ OUTCOMES = (WHITE_BOX, EXACT, BYPASS, CONDITIONAL)
 LEARNED = 0.98  # of the requests to be answered, and of those to be refused, rightly
 BATCH = 16
 NEW_TOKENS = 20  # the longest answer has 14
+_CLOSING = 4  # tokens of a prompt from the object's name on, of which the refusal direction is taken
 _PREFILLED = 2  # words of the answer that are put into the model's mouth: "sure ,"
 _BEHAVIOUR_STREAM, _CONTROL_STREAM = 1, 2  # of the seed
 
@@ -88,7 +89,9 @@ def attack_cell(study: str, config: Any, seed: int, model: str) -> Cell:
 
 def methods_cell(study: str, config: Any, seed: int, model: str) -> Cell:
     """Try every kind of attack on one model."""
-    return Cell(study, "methods", {"seed": seed, "model": model, **_attack(config, config.methods)}, needs=(model,))
+    params = {"seed": seed, "model": model, **_attack(config, config.methods), "prefilled": _PREFILLED,
+              "closing": _CLOSING}  # fmt: skip
+    return Cell(study, "methods", params, needs=(model,))
 
 
 def pair_cell(
@@ -369,8 +372,8 @@ def _methods(cell: Cell, run: RunDirectory) -> dict[str, Any]:
         ablated,
         in_template,
         prefilled,
-        refusal_directions,
         soft_prompt,
+        strongest_refusal_direction,
     )
     from repsim.attacks.suffix import suffix_attack
 
@@ -398,11 +401,14 @@ def _methods(cell: Cell, run: RunDirectory) -> dict[str, Any]:
         return made
 
     def without_direction() -> list[str]:
-        plain = _plain()
-        sides = [[request.text for request in plain if request.refused == refused] for refused in (True, False)]
-        # Of the middle layer: early ones know too little of the request, late ones have begun to speak.
-        layer = -(-chat.model.config.num_hidden_layers // 2)
-        with ablated(chat, refusal_directions(chat, *sides)[layer]) as changed:
+        # Made of one wording and chosen on another one: neither is the wording that is attacked.
+        made_of = [[r.text for r in instructions.requests(refused=side, phrasings=(1,))] for side in (True, False)]
+        held_out = instructions.requests(refused=True, phrasings=(3,))
+        found = strongest_refusal_direction(
+            chat, *made_of, [request.text for request in held_out], tokens=_CLOSING, max_new_tokens=NEW_TOKENS,
+            judge=judge.exact([request.answer for request in held_out]),
+        )  # fmt: skip
+        with ablated(chat, found.vector) as changed:
             return changed.answers(texts, max_new_tokens=NEW_TOKENS)
 
     template = "please {request} now"
