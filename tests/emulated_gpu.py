@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from repsim.arrays import DeviceRows
-from repsim.reductions import device
+from repsim.reductions import device, device_grid
 
 SOURCE = Path(__file__).parents[1] / "csrc" / "cuda" / "emulated"
 
@@ -53,7 +53,7 @@ def install(monkeypatch: pytest.MonkeyPatch, *, tile_rows: int = 192) -> Any:
     """Make it repsim._cuda, with tiles of so many rows at the most, until the test is over."""
     monkeypatch.setitem(sys.modules, "repsim._cuda", module())
     monkeypatch.setattr(device, "gpu_module", module)
-    monkeypatch.setattr(device, "TILE_ROWS", tile_rows)
+    monkeypatch.setattr(device_grid, "TILE_ROWS", tile_rows)
     monkeypatch.setattr("repsim.reductions.device_neighbours.gpu_module", module)
     return module()
 

@@ -11,7 +11,7 @@ import torch
 
 import repsim
 from repsim.measures.cka import cka_grid
-from repsim.reductions import device, has_gpu_operations
+from repsim.reductions import device, device_grid, has_gpu_operations
 
 
 def missing() -> str:
@@ -211,7 +211,7 @@ def test_the_bound_holds_for_products_of_bfloat16() -> None:
 def test_own_products_of_bfloat16_are_those_of_the_library(n: int, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     made = torch.Generator(device="cuda").manual_seed(width)
     packed = device.Packed(torch.randn(3072, width, device="cuda", generator=made).bfloat16(), "bfloat16", n, 3072)
-    (at,) = device.tiles_of((0, n, 0, n), 3072, 3072, symmetric=True)
+    (at,) = device_grid.tiles_of((0, n, 0, n), 3072, 3072, symmetric=True)
     ours, theirs = torch.empty((2, 3072, 3072), device="cuda")
     device.product_tile(packed, packed, at, theirs)
     monkeypatch.setattr(device, "has_bfloat16_products", lambda: False)

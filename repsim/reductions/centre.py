@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import _core, blocks
 from ..arrays import DeviceRows, Rows, found_once
-from . import device
+from . import device, device_grid
 
 _TOGETHER = 16  # sampled rows read at a time
 
@@ -155,7 +155,7 @@ class Packer:
         """The same of rows on a GPU, as tensors, and how far each packed row lies from the row it stands for."""
         return device.pack(
             self.rows.part(first, first + count), self.shift, self.scale[first : first + count], self.offset, words,
-            tile=device.tile_rows(len(self.rows)), residuals=residuals,
+            tile=device_grid.tile_rows(len(self.rows)), residuals=residuals,
         )  # fmt: skip
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import blocks
-from . import device, hopper
-from .device import TileAt, address, gpu_module, on_host, placed, source, stream_of, tensor_of, tile_rows
+from . import device, device_grid, hopper
+from .device import address, gpu_module, on_host, placed, source, stream_of, tensor_of
+from .device_grid import TileAt, tile_rows
 from .neighbours import Found, Open, PackedSide, Reach, Search, Side, Steps
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class DeviceSearch(Search):
         return tensor_of(self.left.rows).device
 
     def traversal(self, rows: int, columns: int, words: int, *, symmetric: bool) -> blocks.Traversal:
-        return device.traversal(
+        return device_grid.traversal(
             self.where, rows, columns, [words], symmetric=symmetric, block_rows=self.block_rows, memory=self.memory,
             function=self.function,
         )  # fmt: skip
@@ -204,7 +205,7 @@ class DeviceSearch(Search):
                 held = (span.first_i, left.block(span.first_i, span.rows_i))
             same = both and span.first_j == span.first_i
             (i, half_i), (j, half_j) = held[1], held[1] if same else right.block(span.first_j, span.rows_j)
-            for at in device.tiles_of(span.as_tuple(), tile_i, tile_j, symmetric=both):
+            for at in device_grid.tiles_of(span.as_tuple(), tile_i, tile_j, symmetric=both):
                 device.product_tile(i, j, at, products)
                 where_i, where_j = address(half_i) + 4 * at.i, address(half_j) + 4 * at.j
                 yield at, products, where_i if distances else 0, where_j if distances else 0

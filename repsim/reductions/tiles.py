@@ -11,7 +11,7 @@ from .. import _core, blocks
 from ..arguments import Progress
 from ..arrays import Rows
 from ..kernels import Kernel
-from . import device
+from . import device, device_grid
 from .kernel_blocks import KernelBlocks, prepare
 from .sums import HsicSums, RowTerms, asked_pairs, finish
 
@@ -44,7 +44,7 @@ def kernel_sums(
     where = matrices[0]
     native = device.native(where)
     row_sums, products = device.zeros(where, (count, n)), device.product_sums(where, count)
-    plan = device.square_traversal(
+    plan = device_grid.square_traversal(
         where, [depth for one in made for depth in one.depths], block_rows=block_rows, memory=memory, function=function
     )
     passes = 1 if row_terms is None else 2
