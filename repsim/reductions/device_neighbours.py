@@ -155,11 +155,14 @@ class DeviceSearch(Search):
         candidates = _Candidates.of(n, self.k, kept, self.where, self.function)
         turned = torch.empty((tile_rows(n), tile_rows(n)), device=self.where) if self.symmetric else None
         plan = self.traversal(n, m, left.side.rows.depth, symmetric=self.symmetric)
-        for at, products, half_i, half_j in self._tiles(left, right, steps.over(plan)):
-            candidates.offer(products, half_i, half_j, at.as_tuple(), self.symmetric)
-            if turned is not None and not at.diagonal:  # the same scores serve the rows of the other side
-                turned.copy_(products.T)
-                candidates.offer(turned, half_j, half_i, at.transposed(), True)
+        products = torch.empty((tile_rows(n), tile_rows(m)), device=self.where)
+        other = None if self.symmetric else right.block
+        for i, j, span in blocks.packed_pairs(steps.over(plan), left.block, other):
+            for at, half_i, half_j in self._tiles(i, j, span, products, symmetric=self.symmetric):
+                candidates.offer(products, half_i, half_j, at.as_tuple(), self.symmetric)
+                if turned is not None and not at.diagonal:  # the same scores serve the rows of the other side
+                    turned.copy_(products.T)
+                    candidates.offer(turned, half_j, half_i, at.transposed(), True)
         return candidates
 
     def settle(self, found: Found, still_open: Open, packed: tuple[PackedSide, PackedSide]) -> None:
@@ -173,42 +176,34 @@ class DeviceSearch(Search):
         for start in plan.starts_i:
             rows = still_open.rows[start : start + plan.block_rows]
             few = self.side(self.left.at(on_host(rows)), "float32")
-            few.block(0, len(rows))
+            block_i = few.block(0, len(rows))
+            products = torch.empty((tile_rows(len(rows)), tile_rows(plan.columns)), device=self.where)
             indices, exact = found.indices[rows], still_open.scores[start : start + plan.block_rows].contiguous()
             own = on_host(rows) if self.symmetric else np.full(len(rows), -1)
             ranking, _ranked = self._ranking_on_device(few.side, own)
             certificate, _known = self._certificate_on_device(few, reach, self.k)
-            spans = (
-                blocks.Range(0, len(rows), first, min(plan.block_rows, plan.columns - first)) for first in plan.starts_j
-            )
-            for at, products, half_i, half_j in self._tiles(few, base, spans):
-                gpu_module().settle_neighbours(
-                    address(products), half_i, half_j, at.as_tuple(), ranking, certificate, address(indices),
-                    address(exact), address(unbounded), stream_of(exact),
-                )  # fmt: skip
+            for first in plan.starts_j:
+                span = blocks.Range(0, len(rows), first, min(plan.block_rows, plan.columns - first))
+                block_j = base.block(first, span.rows_j)
+                for at, half_i, half_j in self._tiles(block_i, block_j, span, products, symmetric=False):
+                    gpu_module().settle_neighbours(
+                        address(products), half_i, half_j, at.as_tuple(), ranking, certificate, address(indices),
+                        address(exact), address(unbounded), stream_of(exact),
+                    )  # fmt: skip
             found.indices[rows] = indices
             found.scores[rows] = exact.float()
         self._require_bounded(unbounded)
 
     def _tiles(
-        self, left: PackedSide, right: PackedSide, spans: Iterator[blocks.Range]
-    ) -> Iterator[tuple[TileAt, torch.Tensor, int, int]]:
-        """Every tile of the pairs of blocks, its products, and where the halves of its rows and columns lie."""
-        import torch
-
-        tile_i, tile_j = tile_rows(len(left.side.rows)), tile_rows(len(right.side.rows))
-        products = torch.empty((tile_i, tile_j), device=self.where)
-        distances, both = self.metric != "inner_product", left is right
-        held: tuple[int, Any] = (-1, None)
-        for span in spans:
-            if held[0] != span.first_i:
-                held = (span.first_i, left.block(span.first_i, span.rows_i))
-            same = both and span.first_j == span.first_i
-            (i, half_i), (j, half_j) = held[1], held[1] if same else right.block(span.first_j, span.rows_j)
-            for at in device_grid.tiles_of(span.as_tuple(), tile_i, tile_j, symmetric=both):
-                device.product_tile(i, j, at, products)
-                where_i, where_j = address(half_i) + 4 * at.i, address(half_j) + 4 * at.j
-                yield at, products, where_i if distances else 0, where_j if distances else 0
+        self, block_i: Any, block_j: Any, span: blocks.Range, products: torch.Tensor, *, symmetric: bool
+    ) -> Iterator[tuple[TileAt, int, int]]:
+        """Every tile of a pair of blocks, whose products are then there, and where the halves of its sides lie."""
+        (i, half_i), (j, half_j) = block_i, block_j
+        distances = self.metric != "inner_product"
+        for at in device_grid.tiles_of(span.as_tuple(), i.tile, j.tile, symmetric=symmetric):
+            device.product_tile(i, j, at, products)
+            where_i, where_j = address(half_i) + 4 * at.i, address(half_j) + 4 * at.j
+            yield at, where_i if distances else 0, where_j if distances else 0
 
     def _ranking_on_device(self, side: Side, own: np.ndarray) -> tuple[tuple, list[Any]]:
         """What is ranked, as the operations take it, and the memory that this points to."""

@@ -130,7 +130,7 @@ def _counts(
     """[BINS + 1]: how many distances have bits, without the lowest ``dropped``, below first, first + 1, and so on."""
     bins, below = np.zeros(BINS, np.int64), 0
     count = device.native(packer.rows).distance_histogram
-    for done, (i, j, span) in enumerate(plan.blocks(packer.block)):
+    for done, (i, j, span) in enumerate(blocks.packed_pairs(plan, packer.block)):
         below += count(i, j, distance, span.as_tuple(), dropped, first, bins, packer.threads)
         if progress:
             progress(done + 1, len(plan))

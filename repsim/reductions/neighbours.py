@@ -286,14 +286,9 @@ class Search:
         thresholds = np.full(n, -np.finfo(np.float32).max, np.float32)
         plan = self.traversal(n, m, left.words, symmetric=self.symmetric)
         tiles = "inner_product" if self.metric == "inner_product" else "euclidean"
-        held: tuple[int, Any] = (-1, None)
-        for span in steps.over(plan):
-            if held[0] != span.first_i:
-                held = (span.first_i, left.block(span.first_i, span.rows_i))
-            same = self.symmetric and span.first_j == span.first_i
-            block_j = held[1] if same else right.block(span.first_j, span.rows_j)
+        for i, j, span in blocks.packed_pairs(steps.over(plan), left.block, None if self.symmetric else right.block):
             _core.nearest(
-                held[1], block_j, left.filter, tiles, span.as_tuple(), self.symmetric, kept, keys, counts, thresholds,
+                i, j, left.filter, tiles, span.as_tuple(), self.symmetric, kept, keys, counts, thresholds,
                 self.threads,
             )  # fmt: skip
         reach = Reach.of(right, self.metric)

@@ -81,7 +81,7 @@ def _traverse(
     def packed(first: int, count: int) -> list:
         return [one.block(first, count) for one in made]
 
-    for done, (i, j, span) in enumerate(plan.blocks(packed)):
+    for done, (i, j, span) in enumerate(blocks.packed_pairs(plan, packed)):
         yield (
             [
                 one.matrix(own_i, span.first_i, own_j, span.first_j)
