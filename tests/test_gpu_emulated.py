@@ -418,11 +418,11 @@ def test_tiles_follow_from_the_number_of_rows() -> None:
 @pytest.mark.parametrize("k", [1, 30, 100, 500])
 def test_candidates_are_the_best_whatever_their_order(native: Any, k: int) -> None:
     """Scores with many ties, offered in tiles from the last to the first."""
-    from repsim.reductions.device_neighbours import _Candidates
+    from repsim.reductions.device_neighbours import Candidates
 
     rng = np.random.default_rng(k)
     scores = rng.integers(-40, 40, size=(5, 960)).astype(np.float32) / 8
-    best = _Candidates.of(5, k, k, torch.device("cpu"), "t")
+    best = Candidates.of(5, k, k, torch.device("cpu"), "t")
     for first in range(768, -1, -192):
         tile = torch.as_tensor(scores[:, first : first + 192]).contiguous()
         best.offer(tile, 0, 0, (0, 5, first, 192, 192, False), False)
@@ -509,7 +509,7 @@ def test_a_memory_too_small_is_refused(native: Any, data: Any) -> None:
 def test_more_rows_than_integers_hold_are_refused(native: Any) -> None:
     rows = on_gpu(torch.zeros(1).expand(2**25 + 1, 1))
     with pytest.raises(ValueError, match=r"\[cka\] expected at most 2\^25 rows, .* got 33554433"):
-        device_grid.square_traversal(rows, [1], block_rows=None, memory=None, function="cka")
+        device_grid.square_traversal([rows], [1], block_rows=None, memory=None, function="cka")
 
 
 @pytest.mark.parametrize(

@@ -153,10 +153,12 @@ class Packer:
         self, first: int, count: int, words: str, *, residuals: bool = False
     ) -> tuple[device.Packed, Any, Any]:
         """The same of rows on a GPU, as tensors, and how far each packed row lies from the row it stands for."""
-        return device.pack(
+        packed = device.pack(
             self.rows.part(first, first + count), self.shift, self.scale[first : first + count], self.offset, words,
             tile=device_grid.tile_rows(len(self.rows)), residuals=residuals,
         )  # fmt: skip
+        self.rows.release(first, first + count)
+        return packed
 
 
 def _panels_before(row: int) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -21,6 +21,7 @@ from .. import _core
 from ..arrays import DeviceRows, Rows
 from . import hopper
 from .device_grid import Span, TileAt, tiles_of
+from .device_streams import streaming
 
 if TYPE_CHECKING:
     import torch
@@ -72,16 +73,20 @@ def _working(device: Any, function: str) -> Iterator[None]:
         ) from error
 
 
-def working_on(rows: Rows, *, function: str) -> AbstractContextManager[None]:
+@contextmanager
+def working_on(matrices: Sequence[Rows], *, function: str) -> Iterator[None]:
     """While native operations run: on the GPU of the rows, in float32 without TF32, and without gradients.
+
+    Of rows that are brought to a GPU nothing is held there, or under way, any more afterwards.
 
     Raises
     ------
     ValueError: the GPU is too old. MemoryError: its memory is used up; the error names the budget to set.
     """
-    if not isinstance(rows, DeviceRows) or rows.values.device.type == "cpu":
-        return nullcontext()
-    return _working(rows.values.device, function)
+    where = next((rows.values.device for rows in matrices if isinstance(rows, DeviceRows)), None)
+    on_gpu = where is not None and where.type != "cpu"
+    with _working(where, function) if on_gpu else nullcontext(), streaming(matrices):
+        yield
 
 
 @contextmanager
@@ -187,7 +192,10 @@ def squared_norms(values: torch.Tensor, dtype: str, shift: np.ndarray | None, no
 
 def squared_norms_of_packed(rows: DeviceRows, scale: np.ndarray, offset: np.ndarray) -> np.ndarray:
     """|x_i scale_i - offset|^2 [n]."""
-    return _norms(rows.values, rows.dtype, None, scale, offset)
+    norms = np.empty(len(rows))
+    for start, stop in rows.sweep():
+        norms[start:stop] = _norms(rows.values[start:stop], rows.dtype, None, scale[start:stop], offset)
+    return norms
 
 
 def _norms(

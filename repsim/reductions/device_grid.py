@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from .. import blocks
 from ..arguments import require_memory
 from ..arrays import DeviceRows, Rows
+from .device_streams import place_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -39,8 +40,11 @@ def traversal(
     block_rows: int | None,
     memory: int | None,
     function: str,
+    matrices: Sequence[Rows] = (),
 ) -> blocks.Traversal:
     """As :func:`repsim.blocks.traversal`, in whole tiles of the GPU; by default within half of what is free there.
+
+    ``matrices``: those among which some may be brought there, and take memory on the way.
 
     Raises
     ------
@@ -51,7 +55,12 @@ def traversal(
     tile = tile_rows(max(rows, columns))
     row_bytes = 3 * sum(-(-depth // 8) * 8 for depth in depths) * 4  # of block i, block j, and the next one
     unpacked = (2 * len(depths) + 1) * tile * tile * 4
-    require_memory(unpacked + tile * row_bytes, memory, function=function, purpose=f"blocks and tiles of {tile} rows")
+    purpose = f"blocks and tiles of {tile} rows"
+    places, bytes_on_the_way = place_bytes(matrices)
+    if places:
+        unpacked, row_bytes = unpacked + places, row_bytes + bytes_on_the_way
+        purpose = f"blocks and tiles of {tile} rows, and two blocks on their way"
+    require_memory(unpacked + tile * row_bytes, memory, function=function, purpose=purpose)
     if memory is None:
         free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 8 * blocks.PACKED_BUDGET
         memory = free // 2
@@ -61,16 +70,17 @@ def traversal(
 
 
 def square_traversal(
-    rows: Rows, depths: Sequence[int], *, block_rows: int | None, memory: int | None, function: str
+    matrices: Sequence[Rows], depths: Sequence[int], *, block_rows: int | None, memory: int | None, function: str
 ) -> blocks.Traversal:
-    """Of the pairs of all rows, where these lie."""
-    n = len(rows)
+    """Of the pairs of all rows of the matrices, where these lie; ``depths`` of what is packed of them."""
+    rows, n = matrices[0], len(matrices[0])
     if isinstance(rows, DeviceRows):
         if n > MOST_SUMMED:
             raise ValueError(f"[{function}] expected at most 2^25 rows, whose sums fit their integers, got {n}")
         return traversal(
-            rows.values.device, n, n, depths, symmetric=True, block_rows=block_rows, memory=memory, function=function
-        )
+            rows.values.device, n, n, depths, symmetric=True, block_rows=block_rows, memory=memory, function=function,
+            matrices=matrices,
+        )  # fmt: skip
     return blocks.traversal(n, n, depths, symmetric=True, block_rows=block_rows, memory=memory, function=function)
 
 

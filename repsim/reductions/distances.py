@@ -60,7 +60,9 @@ def median_distance(
                 f"got row {int(c.squared_norms.argmax())} at {farthest / guess:.3g} median distances from the middle"
             )
         packer = Packer(rows, c.middle, np.broadcast_to(unit, len(rows)), threads)
-        plan = device_grid.square_traversal(rows, [rows.depth], block_rows=block_rows, memory=memory, function=function)
+        plan = device_grid.square_traversal(
+            [rows], [rows.depth], block_rows=block_rows, memory=memory, function=function
+        )
         low, high = _streamed_median(packer, distance, guess * unit, plan, progress)
         low, high = low / unit, high / unit
     median = (low + high) / 2

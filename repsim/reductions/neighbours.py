@@ -13,6 +13,7 @@ from .. import _core, blocks
 from ..arguments import Progress
 from ..arrays import DeviceRows, Rows, SharedRows
 from .centre import Packer, a_few, column_sums, evenly_spaced, power_of_two_below, squared_norms
+from .device_streams import StreamedRows
 
 # Longest rows that are candidates of every row under the inner product.
 HEAVY = 16
@@ -84,7 +85,9 @@ def search(
     symmetric = base is None
     sides, unit = _sides(x, base, metric, function=function, threads=threads)
     make: type[Search] = Search
-    if isinstance(x, DeviceRows):
+    if any(isinstance(rows, StreamedRows) for rows in (x, base)):
+        from .streamed_neighbours import StreamedSearch as make  # noqa: N813
+    elif isinstance(x, DeviceRows):
         from .device_neighbours import DeviceSearch as make  # noqa: N813
     searching = make(sides[0], sides[-1], symmetric, k, metric, unit, threads, block_rows, memory, function)
     n = len(x)
@@ -141,7 +144,7 @@ class Side:
     squared_norms: np.ndarray | None  # [n], only for the cosine
 
     def at(self, positions: np.ndarray | slice) -> Side:
-        rows = replace(self.rows, values=self.rows.values[positions])
+        rows = self.rows.at(positions)
         packer = replace(self.packer, rows=rows, scale=self.packer.scale[positions])
         return Side(rows, packer, None if self.squared_norms is None else self.squared_norms[positions])
 

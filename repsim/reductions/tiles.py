@@ -45,7 +45,11 @@ def kernel_sums(
     native = device.native(where)
     row_sums, products = device.zeros(where, (count, n)), device.product_sums(where, count)
     plan = device_grid.square_traversal(
-        where, [depth for one in made for depth in one.depths], block_rows=block_rows, memory=memory, function=function
+        matrices,
+        [depth for one in made for depth in one.depths],
+        block_rows=block_rows,
+        memory=memory,
+        function=function,
     )
     passes = 1 if row_terms is None else 2
     for pairs, span in _traverse(made, plan, passes, 0, progress):
