@@ -52,8 +52,9 @@ class StreamedSearch(DeviceSearch):
         self, left: PackedSide, own: np.ndarray, candidates: Candidates, reach: Reach, to: tuple[torch.Tensor, ...]
     ) -> None:
         x, base = left.side.rows, self.right.rows
-        row_bytes = base.depth * base.values.itemsize
-        together = max((RESIDENT_ON_DEVICE // row_bytes - len(reach.heavy)) // (candidates.kept + 1), 1)
+        picked = RESIDENT_ON_DEVICE // (base.depth * base.values.itemsize) - len(reach.heavy)
+        listed = RESIDENT_ON_DEVICE // (8 * candidates.keys.shape[1])
+        together = max(min(picked // (candidates.kept + 1), listed), 1)
         *lists, unbounded = to
         for start in range(0, len(x), together):
             part = slice(start, min(start + together, len(x)))
