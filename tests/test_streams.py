@@ -16,7 +16,7 @@ from emulated_gpu import EmulatedCopies, install, on_gpu, streamed
 
 import repsim
 from repsim.arrays import as_rows
-from repsim.reductions import device_streams
+from repsim.reductions import device, device_streams
 
 ORDERS = [pytest.param(False, id="early"), pytest.param(True, id="late")]
 COMPOUND = repsim.RBF(sigma=6.0) + 0.5 * repsim.Cosine() * repsim.RBF(sigma=4.0)
@@ -155,6 +155,25 @@ def test_one_block_is_copied_while_another_is_worked_on(native: Any, data: Any) 
         under_way.append(len(copies.queue))
     assert under_way == [0] + [1] * 5 + [0]  # the second block comes before the first, which waits for both
     rows.values.close()
+
+
+def test_blocks_of_all_matrices_are_on_their_way_before_one_is_packed(
+    native: Any, data: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Packing waits for what the GPU has been given before: to read a block after that would leave it idle."""
+    x, y = map(streamed, data)
+    pack, packed = device.pack, []
+
+    def packs(rows: Any, *arguments: Any, **options: Any) -> Any:
+        lent, *_ = [place.rows for place in x.values._places if place.lent] or [None]
+        if lent is not None:
+            packed.append(lent)
+            assert any(place.rows == lent for place in y.values._places)
+        return pack(rows, *arguments, **options)
+
+    monkeypatch.setattr(device, "pack", packs)
+    repsim.cka(x, y, kernel=repsim.RBF(sigma=5.0), block_rows=192)
+    assert packed == [(0, 192), (576, N), (384, 576), (192, 384), (576, N), (384, 576), (576, N)]
 
 
 def test_a_block_that_is_there_is_not_copied_again(native: Any, data: Any) -> None:

@@ -46,7 +46,9 @@ class StreamedSearch(DeviceSearch):
 
     def base_source(self) -> tuple[int, str, int, int, int]:
         base = self.right.rows
-        return (0, base.dtype, len(base), base.depth, base.depth) if _streamed(base) else super().base_source()
+        if isinstance(base, StreamedRows):
+            return 0, base.dtype, len(base), base.depth, base.depth
+        return super().base_source()
 
     def rank(
         self, left: PackedSide, own: np.ndarray, candidates: Candidates, reach: Reach, to: tuple[torch.Tensor, ...]
@@ -88,12 +90,12 @@ class StreamedSearch(DeviceSearch):
             known = {one.name: getattr(self, one.name) for one in fields(self)}
             among = _AmongPicked(**{**known, "right": picked, "base_rows": len(base.rows)})
             among.rank(few, own, local, reach, to)
-        to[0].copy_(names[to[0]])
+        to[0].copy_(names[to[0].clamp(0, len(names) - 1)])  # of scores that are no numbers there are none
 
     @contextmanager
     def scored(self, ranking: tuple, span: blocks.Range) -> Iterator[tuple]:
         base, first, stop = self.right.rows, span.first_j, span.first_j + span.rows_j
-        if not _streamed(base):
+        if not isinstance(base, StreamedRows):
             yield ranking
             return
         rows = tensor_of(base.part(first, stop))
@@ -101,7 +103,3 @@ class StreamedSearch(DeviceSearch):
         of_row_0 = (data - first * stride * rows.element_size()) % 2**64  # where it would be
         yield ranking[0], (of_row_0, dtype, len(base), depth, stride), *ranking[2:]
         base.release(first, stop)
-
-
-def _streamed(rows: object) -> bool:
-    return isinstance(rows, StreamedRows)

@@ -83,6 +83,8 @@ def _traverse(
     """The matrices between every two blocks, and where these lie; one of ``passes`` traversals that are counted."""
 
     def packed(first: int, count: int) -> list:
+        for one in made:
+            one.begin(first, count)  # of all of them, before the packing of one waits for the GPU
         return [one.block(first, count) for one in made]
 
     for done, (i, j, span) in enumerate(blocks.packed_pairs(plan, packed)):
