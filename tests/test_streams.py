@@ -19,6 +19,12 @@ from repsim.arrays import as_rows
 from repsim.reductions import device, device_streams
 
 ORDERS = [pytest.param(False, id="early"), pytest.param(True, id="late")]
+BLOCKS = [
+    pytest.param(192, False, id="a-tile-early"),
+    pytest.param(192, True, id="a-tile-late"),
+    pytest.param(384, True, id="two-tiles-late"),
+    pytest.param(None, False, id="one-block-early"),
+]
 COMPOUND = repsim.RBF(sigma=6.0) + 0.5 * repsim.Cosine() * repsim.RBF(sigma=4.0)
 N = 650  # four blocks of 192 rows, the last a short one
 
@@ -51,8 +57,7 @@ def same(there: Any, brought: Any) -> None:
 # ------------------------------------------------------------------------------------------------------------- results
 
 
-@pytest.mark.parametrize("late", ORDERS)
-@pytest.mark.parametrize("block_rows", [192, 384, None])
+@pytest.mark.parametrize(("block_rows", "late"), BLOCKS)
 @pytest.mark.parametrize("kernel", ["linear", repsim.RBF(sigma=5.0), COMPOUND], ids=["linear", "rbf", "compound"])
 def test_cka_is_that_of_rows_that_lie_there(native: Any, data: Any, kernel: Any, block_rows: Any, late: bool) -> None:
     options = {"kernel": kernel, "jackknife": block_rows == 384}
@@ -67,13 +72,14 @@ def test_bandwidths_are_those_of_rows_that_lie_there(native: Any, data: Any, mon
     assert repsim.hsic(*map(streamed, data), kernel="rbf", block_rows=192).value == there.value
 
 
-@pytest.mark.parametrize("late", ORDERS)
-@pytest.mark.parametrize("block_rows", [192, None])
+@pytest.mark.parametrize(("block_rows", "late"), BLOCKS[1::2])
 @pytest.mark.parametrize("filter", ["float32", "bfloat16"])
 @pytest.mark.parametrize("metric", ["cosine", "inner_product", "euclidean"])
 def test_neighbours_are_those_of_rows_that_lie_there(
-    native: Any, data: Any, metric: str, filter: str, block_rows: Any, late: bool
+    native: Any, data: Any, metric: str, filter: str, block_rows: Any, late: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if block_rows is not None:  # blocks are not kept packed
+        monkeypatch.setattr("repsim.blocks.PACKED_BUDGET", 2**14)
     there = repsim.nearest(on_gpu(data[0]), 7, metric=metric, filter=filter)
     same(there, repsim.nearest(streamed(data[0], late=late), 7, metric=metric, filter=filter, block_rows=block_rows))
 
