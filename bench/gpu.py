@@ -43,11 +43,19 @@ LIBRARIES = (
     "cuvs-cu13",
     "flashlib",
 )
-TITLES = {"rbf_cka": "RBF CKA", "nearest": "nearest", "linear": "linear CKA"}
+TITLES = {
+    "rbf_cka": "RBF CKA",
+    "nearest": "nearest",
+    "linear": "linear CKA",
+    "linear_from_disk": "linear CKA from disk",
+}
+LINEAR_CASES = ("linear", "linear_from_disk")  # in float64, by products of features
+FROM_DISK = (1_000_000, 10_000_000)  # rows of 256 features
 SUMMARIES = {
     "rbf_cka": "debiased, both kernels of one given sigma; 2 n^2 d flop",
     "nearest": "k best of all other rows by the cosine, of rows of length 1; n^2 d flop",
     "linear": "debiased, in float64; 6 n d^2 flop",
+    "linear_from_disk": "the same of two memory maps, whose rows are brought to the GPU in blocks; files in memory",
 }
 METHOD = """\
 Medians of wall times of whole calls on rows that lie on the GPU, until it has nothing left to do; as many calls as fit
@@ -55,7 +63,8 @@ in {enough:g} s, 5 at most, after one on few rows. TFLOP/s count what the formul
 once, whatever a contender does. "of GEMM" is the share of the rate of torch's product of the same words, measured in
 this run; fused kernels make float32 of six products of bfloat16. "over repsim" is the time over that of the faster row
 of repsim with the same words: above 1, repsim is faster. Memory is the peak of what torch allocates, rows included;
-CuPy, faiss and cuVS allocate their own, which is not seen. "identical" is the share of the neighbours in float64 of
+CuPy, faiss and cuVS allocate their own, which is not seen. From disk: files that memory holds, after one call on files
+that it does not (cold_seconds in gpu.jsonl). "identical" is the share of the neighbours in float64 of
 sampled rows. repsim's lists are exact whatever the filter; bfloat16 lists of others are not.
 """
 
@@ -97,11 +106,14 @@ def cases(fused: bool, sizes: Sequence[int] = SIZES) -> Iterator[Case]:
                 for metric in ("cosine", "inner_product", "euclidean"):
                     options = {"contender": contender, "metric": metric, "filter": filter, "n": n, "d": d, "k": 10}
                     yield Case("nearest_is_right", options)
+    yield Case("from_the_host_is_right", {"contender": PORTABLE, "n": 20_000, "d": 130})
     for precision in GEMM.values():
         yield Case("gemm", {"precision": precision})
     *others, largest = sizes
     yield from (case for n in others[:1] for part in (repsim_at(n, fused), peers_at(n)) for case in part)
     yield from repsim_at(largest, fused)
+    for n in FROM_DISK:
+        yield Case("linear_from_disk", {"contender": LINEAR, "n": n, "d": 256}, LONG)
     yield from (case for n in others[1:] for part in (repsim_at(n, fused), peers_at(n)) for case in part)
     yield from peers_at(largest)
 
@@ -144,7 +156,7 @@ def too_long(case: Case, left: float, records: Sequence[Result]) -> str:
     like = max(smaller, key=lambda one: one["options"]["n"])
     growth = case.options["n"] / like["options"]["n"]
     around = max(like["took"] - like["calls"] * like["seconds"], 0)  # making the rows, checking what was found
-    call = like["seconds"] * (growth if case.case == "linear" else growth**2)
+    call = like["seconds"] * (growth if case.case in LINEAR_CASES else growth**2)
     needed = call + ENOUGH + around * growth
     if needed > left:
         return f"would take about {needed:.0f} s, {left:.0f} s are left"
@@ -156,13 +168,15 @@ def too_long(case: Case, left: float, records: Sequence[Result]) -> str:
 
 def flop(case: str, options: dict[str, Any]) -> float:
     n, d = float(options.get("n", GEMM_SIZE)), float(options.get("d", GEMM_SIZE))
-    return {"rbf_cka": 2 * n * n * d, "nearest": n * n * d, "linear": 6 * n * d * d, "gemm": 2 * n * n * d}[case]
+    if case in LINEAR_CASES:
+        return 6 * n * d * d
+    return {"rbf_cka": 2 * n * n * d, "nearest": n * n * d, "gemm": 2 * n * n * d}[case]
 
 
 def words_of(record: Result) -> str:
     """What products are made in."""
     options = record["options"]
-    return "float64" if record["case"] == "linear" else options.get("filter") or WORDS[options["precision"]]
+    return "float64" if record["case"] in LINEAR_CASES else options.get("filter") or WORDS[options["precision"]]
 
 
 def is_ours(record: Result) -> bool:

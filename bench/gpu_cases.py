@@ -10,17 +10,22 @@ import importlib
 import os
 import statistics
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from . import gpu_peers, isolated, timer
+import numpy as np
+
+from . import gpu_peers, isolated, page_cache, timer
 from .gpu_peers import Answer
 
 DEVICE = "cuda"
 MOST_CALLS, ENOUGH = 5, 3.0  # calls, and seconds of them, after which no more are timed
 REHEARSAL_ROWS = 4096  # enough to load a library and compile what it compiles
 GEMM_SIZE = 8192
+WRITTEN_ROWS = 2**18  # of a file, made on the GPU at a time
 SAMPLED_ROWS = 256  # whose neighbours are also found in float64
 CKA_TOLERANCE = {"highest": 1e-6, "high": 2e-5, "medium": 2e-4}  # ten times what the emulated kernels are off, or more
 
@@ -220,6 +225,49 @@ def linear(contender: str, n: int, d: int) -> dict[str, Any]:
     return {**found, "value": value}
 
 
+@contextmanager
+def on_disk(n: int, d: int) -> Iterator[list[Path]]:
+    """Files of two related matrices [n, d] float32, made in parts, each of directions of its own."""
+    with tempfile.TemporaryDirectory(prefix="repsim-bench-") as folder:
+        files = [Path(folder) / f"{name}.npy" for name in "xy"]
+        maps = [np.lib.format.open_memmap(file, "w+", np.float32, (n, d)) for file in files]
+        for start in range(0, n, WRITTEN_ROWS):
+            parts = related_rows(min(WRITTEN_ROWS, n - start), d, seed=start)
+            for file, part in zip(maps, parts, strict=True):
+                file[start : start + len(part)] = part.cpu().numpy()
+        for file in maps:
+            file.flush()
+        del maps
+        yield files
+
+
+def linear_from_disk(contender: str, n: int, d: int) -> dict[str, Any]:
+    """The same of two memory maps: ``cold_seconds`` of files that memory does not hold, then as often as time allows.
+
+    Raises
+    ------
+    RuntimeError: the value of the first rows is not, bit for bit, that of the same rows on the GPU.
+    """
+    import torch
+
+    import repsim
+
+    with on_disk(n, d) as files:
+        x, y = (np.load(file, mmap_mode="r") for file in files)
+        few = min(8 * d + n // 10, n)
+        there = repsim.cka(*(torch.from_numpy(np.array(one[:few])).to(DEVICE) for one in (x, y))).value
+        brought = repsim.cka(x[:few], y[:few], device=DEVICE).value
+        if brought != there:
+            raise RuntimeError(f"expected {there!r} as of rows on the GPU, got {brought!r}")
+        page_cache.drop(files)
+        held = page_cache.cached_share(files)
+        cold = timer.seconds(lambda: repsim.cka(x, y, device=DEVICE), synchronize)
+        found, value = timed(lambda: repsim.cka(x, y, device=DEVICE).value)
+        gigabytes = 2 * 2 * x.nbytes / 1e9  # every file is read twice
+    return {**found, "value": value, "cold_seconds": cold, "cached_before": held,
+            "gigabytes_per_second": gigabytes / found["seconds"]}  # fmt: skip
+
+
 # -------------------------------------------------------------------------------------------------------------- checks
 
 
@@ -269,6 +317,30 @@ def nearest_is_right(contender: str, metric: str, filter: str, n: int, d: int, k
     return {"right": once and same and worst <= tolerance, "worst": worst, "same_bits": same}
 
 
+def from_the_host_is_right(contender: str, n: int, d: int) -> dict[str, Any]:
+    """Rows that are brought to the GPU in blocks of several sizes, against the bits of those that lie there."""
+    import repsim
+
+    there = related_rows(n, d, seed=n)
+    host = [one.cpu().numpy() for one in there]
+    kernels: list[dict[str, Any]] = [{}, {"kernel": repsim.RBF(sigma=(4.0 * d) ** 0.5)}]
+    wrong = []
+    with route_of(contender):
+        for options in kernels:
+            exact = repsim.cka(*there, **options).value
+            for rows in (None, max(n // 5, 192)):
+                if repsim.cka(*host, device=DEVICE, block_rows=rows, **options).value != exact:
+                    wrong.append(f"cka {options} {rows}")
+        for metric in ("cosine", "euclidean"):
+            lists = repsim.nearest(there[0], k=10, metric=metric).cpu()
+            for rows in (None, max(n // 5, 192)):
+                graph = repsim.nearest(host[0], k=10, metric=metric, device=DEVICE, block_rows=rows)
+                same = (np.array_equal(getattr(graph, one), getattr(lists, one)) for one in ("indices", "scores"))
+                if not all(same):
+                    wrong.append(f"nearest {metric} {rows}")
+    return {"right": not wrong, "wrong": wrong}
+
+
 # ------------------------------------------------------------------------------------------------------------- serving
 
 
@@ -284,8 +356,11 @@ def route_of(contender: str) -> Iterator[None]:
 
 
 CASES: dict[str, Answer] = {
-    one.__name__: one for one in (gemm, rbf_cka, nearest, linear, cka_is_right, nearest_is_right)
-}
+    one.__name__: one
+    for one in (
+        gemm, rbf_cka, nearest, linear, linear_from_disk, cka_is_right, nearest_is_right, from_the_host_is_right
+    )
+}  # fmt: skip
 
 
 def answer(request: dict[str, Any]) -> isolated.Result:

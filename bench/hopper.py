@@ -20,8 +20,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from . import hopper_cases, isolated
-from .hopper_cases import PARTS, ROOT, SELECT, SUMS, Case, cases, operations
+from . import CHECKOUT, hopper_cases, isolated
+from .hopper_cases import PARTS, SELECT, SUMS, Case, cases, operations
 
 SOURCES = ("launch", "split", "kernel_sums", "nearest", "library")
 PATIENCE = 4 * 10**9  # cycles, about 2 seconds
@@ -49,7 +49,7 @@ def build(folder: Path, cutlass: Path, jobs: int, count: int, watchdog: bool) ->
         _, sums, select = chosen[number]
         shapes = [f"-DREPSIM_{kernel}_{part}={value}" for kernel, shape in (("SUMS", sums), ("SELECT", select))
                   for part, value in zip(PARTS, shape, strict=True)]  # fmt: skip
-        file = ROOT / f"csrc/cuda/hopper_{source}.cu"
+        file = CHECKOUT / f"csrc/cuda/hopper_{source}.cu"
         out = folder / f"{number}_{source}.o"
         command = ["nvcc", *options, *shapes, f"-I{cutlass}", "-c", str(file), "-o", str(out)]
         done = subprocess.run(command, capture_output=True, text=True)
@@ -105,7 +105,7 @@ def run(folder: Path, out: Path, minutes: float, only: str) -> int:
     todo = chosen_cases(folder, only)
     out.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "bench.hopper", "work", "--folder", str(folder)]
-    records = list(isolated.follow(todo, command, deadline, out / "hopper", folder=ROOT))
+    records = list(isolated.follow(todo, command, deadline, out / "hopper", folder=CHECKOUT))
     print(isolated.tally(records, len(todo)))
     return int(any(isolated.is_bad(one) or "not_run" in one for one in records))
 
@@ -122,13 +122,13 @@ def main() -> int:
     make.add_argument("--variants", type=int, default=len(SUMS))
     go = commands.add_parser("run", help="check and time")
     go.add_argument("--minutes", type=float, default=9.0)
-    go.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", ROOT / "build/hopper")))
+    go.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", CHECKOUT / "build/hopper")))
     names = commands.add_parser("cases", help="what work takes")
     one = commands.add_parser("work", help="the cases on stdin, in this process")
     for each in (go, names):
         each.add_argument("--only", default="", help="cases whose description contains this")
     for each in (make, go, names, one):
-        each.add_argument("--folder", type=Path, default=ROOT / "build/hopper")
+        each.add_argument("--folder", type=Path, default=CHECKOUT / "build/hopper")
     given = parser.parse_args()
     if given.command == "build":
         build(given.folder, given.cutlass, given.jobs, given.variants, given.watchdog)

@@ -10,10 +10,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+from . import CHECKOUT
+
 PARTS = ("COLUMNS", "STAGES", "CLUSTER_ROWS", "CLUSTER_COLUMNS", "SUPERTILE")
 # Shapes of tiles in these parts. The first is what is installed.
 SUMS = [(192, 4, 2, 1, 160), (192, 4, 1, 1, 160), (192, 4, 1, 2, 160), (192, 4, 2, 2, 160), (192, 4, 2, 1, 640),
@@ -128,7 +128,7 @@ def rows_of(n: int, d: int, kind: str, seed: int) -> Any:
 @functools.cache
 def operations() -> Any:
     """repsim.reductions.hopper, by its file: it needs nothing else of repsim, which need not be built here."""
-    spec = importlib.util.spec_from_file_location("fused_operations", ROOT / "repsim/reductions/hopper.py")
+    spec = importlib.util.spec_from_file_location("fused_operations", CHECKOUT / "repsim/reductions/hopper.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # its dataclasses look themselves up

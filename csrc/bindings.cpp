@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "named.h"
 #include "ops.h"
 
 namespace nb = nanobind;
@@ -31,41 +32,21 @@ using PairPanels = nb::ndarray<uint32_t, nb::ndim<3>, nb::c_contig, nb::device::
 // bfloat16 rows arrive as their uint16 bits, with the dtype said beside them.
 using AnyRows = nb::ndarray<nb::ro, nb::ndim<2>, nb::device::cpu>;
 
-[[noreturn]] void refuse(const std::string& message) { throw nb::value_error(message.c_str()); }
-
 void expect(bool holds, const char* message) {
-  if (!holds) refuse(message);
+  if (!holds) throw nb::value_error(message);
 }
 
 repsim::DType dtype_of(const AnyRows& x, const std::string& name) {
-  struct Known {
-    const char* name;
-    nb::dlpack::dtype type;
-    repsim::DType dtype;
-  };
-  static const Known known[] = {{"float16", {2, 16, 1}, repsim::DType::float16},
-                                {"bfloat16", {1, 16, 1}, repsim::DType::bfloat16},
-                                {"float32", {2, 32, 1}, repsim::DType::float32},
-                                {"float64", {2, 64, 1}, repsim::DType::float64}};
-  for (const Known& one : known)
-    if (name == one.name) {
-      expect(x.dtype() == one.type, "rows: expected memory of the dtype that is named, got another");
-      return one.dtype;
-    }
-  refuse("dtype: expected float16, bfloat16, float32 or float64, got " + name);
+  constexpr nb::dlpack::dtype memory[] = {{2, 16, 1}, {1, 16, 1}, {2, 32, 1}, {2, 64, 1}};  // as DType counts them
+  const repsim::DType dtype = repsim::named("dtype", repsim::kDTypes, name);
+  expect(x.dtype() == memory[static_cast<int>(dtype)], "rows: expected memory of the dtype that is named, got another");
+  return dtype;
 }
 
 repsim::Source source(const AnyRows& x, const std::string& dtype) {
   expect(x.shape(1) <= 1 || x.stride(1) == 1, "rows: expected features next to each other");
   return {x.data(), dtype_of(x, dtype), static_cast<int64_t>(x.shape(0)), static_cast<int64_t>(x.shape(1)),
           x.stride(0)};
-}
-
-repsim::Metric metric_of(const std::string& name) {
-  if (name == "cosine") return repsim::Metric::cosine;
-  if (name == "inner_product") return repsim::Metric::inner_product;
-  if (name == "euclidean") return repsim::Metric::euclidean;
-  refuse("metric: expected cosine, inner_product or euclidean, got " + name);
 }
 
 int64_t panel_count(int64_t rows) {
@@ -107,10 +88,10 @@ repsim::BlockPair block_pair(const nb::tuple& i, const nb::tuple& j, const repsi
 }
 
 repsim::Filter filter_of(const std::string& name) {
-  if (name == "float32") return repsim::Filter::float32;
-  expect(name == "bfloat16", "filter: expected float32 or bfloat16");
-  expect(repsim::multiplies_bfloat16(), "filter: expected a CPU that multiplies bfloat16, got one without AVX512-BF16");
-  return repsim::Filter::bfloat16;
+  const repsim::Filter filter = repsim::named("filter", repsim::kFilters, name);
+  expect(filter == repsim::Filter::float32 || repsim::multiplies_bfloat16(),
+         "filter: expected a CPU that multiplies bfloat16, got one without AVX512-BF16");
+  return filter;
 }
 
 template <class Words>
@@ -244,19 +225,9 @@ void feature_products(const std::vector<std::tuple<Lifted, Lifted, Matrix<double
   repsim::feature_products(pairs.data(), static_cast<int64_t>(pairs.size()), room, rows, threads);
 }
 
-repsim::Kernel kernel_of(const std::string& name) {
-  if (name == "linear") return repsim::Kernel::linear;
-  if (name == "polynomial") return repsim::Kernel::polynomial;
-  if (name == "rbf") return repsim::Kernel::rbf;
-  if (name == "laplacian_l2") return repsim::Kernel::laplacian_l2;
-  if (name == "laplacian_l1") return repsim::Kernel::laplacian_l1;
-  refuse("kernel: expected linear, polynomial, rbf, laplacian_l2 or laplacian_l1, got " + name);
-}
-
-// (block i, block j, kernel, gain, coefficients); (factors, shift, weight); terms.
+// block i, block j, kernel, gain, coefficients
 using FactorTuple = std::tuple<nb::tuple, nb::tuple, std::string, float, std::vector<float>>;
-using TermTuple = std::tuple<std::vector<FactorTuple>, float, float>;
-using MatrixTuples = std::vector<std::vector<TermTuple>>;
+using MatrixTuples = repsim::MatrixTuples<FactorTuple>;
 
 // Matrices as the operations take them, and the memory that they point to.
 class Matrices {
@@ -270,17 +241,7 @@ class Matrices {
         for (const auto& factor : std::get<0>(term)) add(factor, range);
       }
     }
-    size_t next = 0;
-    for (const auto& terms : given)
-      for (const auto& [factors, shift, weight] : terms) {
-        terms_.push_back({factors_.data() + next, static_cast<int64_t>(factors.size()), shift, weight});
-        next += factors.size();
-      }
-    next = 0;
-    for (const auto& terms : given) {
-      matrices_.push_back({terms_.data() + next, static_cast<int64_t>(terms.size())});
-      next += terms.size();
-    }
+    repsim::nest(given, factors_, terms_, matrices_);
   }
   Matrices(const Matrices&) = delete;
   const repsim::KernelMatrix* data() const { return matrices_.data(); }
@@ -289,7 +250,7 @@ class Matrices {
  private:
   void add(const FactorTuple& factor, const repsim::BlockRange& range) {
     const auto& [i, j, name, gain, coefficients] = factor;
-    const repsim::Kernel kernel = kernel_of(name);
+    const repsim::Kernel kernel = repsim::named("kernel", repsim::kKernels, name);
     expect((kernel == repsim::Kernel::polynomial) == !coefficients.empty(),
            "coefficients: expected some of a polynomial, and of nothing else");
     coefficients_.push_back(coefficients);  // moving the outer vector leaves the numbers where they are
@@ -350,14 +311,13 @@ int64_t distance_histogram(const nb::tuple& block_i, const nb::tuple& block_j, c
                            Vector<int64_t> bins, int threads) {
   const repsim::BlockRange range = block_range(where, true);
   const repsim::BlockPair pair = block_pair(block_i, block_j, range);
-  expect(distance == "euclidean" || distance == "manhattan", "distance: expected euclidean or manhattan");
-  const bool manhattan = distance == "manhattan";
+  const repsim::Distance kind = repsim::named("distance", repsim::kDistances, distance);
   expect(dropped >= 0 && dropped <= 23, "dropped: expected 0 to 23 bits");  // infinity then has a bin of its own
   expect(first < 0x7f800000u >> dropped, "first: expected a bin of finite distances");
   expect(bins.shape(0) > 0 && bins.shape(0) <= size_t{1} << 31, "bins: expected 1 to 2^31");
   nb::gil_scoped_release release;
-  return repsim::distance_histogram(pair, manhattan ? repsim::Distance::manhattan : repsim::Distance::euclidean, range,
-                                    dropped, first, bins.data(), static_cast<int64_t>(bins.shape(0)), threads);
+  return repsim::distance_histogram(pair, kind, range, dropped, first, bins.data(), static_cast<int64_t>(bins.shape(0)),
+                                    threads);
 }
 
 repsim::Points points_of(const Matrix<const double>& i, const Matrix<const double>& j, bool root) {
@@ -462,7 +422,7 @@ void nearest(const nb::tuple& block_i, const nb::tuple& block_j, const std::stri
   const int64_t rows = static_cast<int64_t>(keys.shape(0));
   expect(range.first_i + range.rows_i <= rows && (!symmetric || range.first_j + range.rows_j <= rows),
          "candidates: expected every row of the blocks");
-  const repsim::Metric kind = metric_of(metric);
+  const repsim::Metric kind = repsim::named("metric", repsim::kMetrics, metric);
   expect(kind != repsim::Metric::cosine,
          "metric: expected inner_product or euclidean; cosines are distances of unit rows");
   nb::gil_scoped_release release;
@@ -477,7 +437,7 @@ using RankingArguments =
 repsim::Ranking ranking_of(const RankingArguments& arguments) {
   const auto& [x, x_dtype, base, base_dtype, metric, squared, base_squared, own, k] = arguments;
   const repsim::Source rows = source(x, x_dtype), others = source(base, base_dtype);
-  const repsim::Metric kind = metric_of(metric);
+  const repsim::Metric kind = repsim::named("metric", repsim::kMetrics, metric);
   expect(rows.depth == others.depth, "base: expected the depth of x");
   expect(
       kind != repsim::Metric::cosine || (squared && static_cast<int64_t>(squared->shape(0)) == rows.rows &&
@@ -604,29 +564,10 @@ void transpose_lists(Given<int64_t> lists, Vector<int64_t> offsets, Vector<int64
   repsim::transpose_lists(all, offsets.data(), sources.data());
 }
 
-repsim::ListStatistic list_statistic_of(const std::string& name) {
-  struct Known {
-    const char* name;
-    repsim::ListStatistic statistic;
-  };
-  using enum repsim::ListStatistic;
-  static const Known known[] = {{"shared", shared},
-                                {"meets", meets},
-                                {"jaccard", jaccard},
-                                {"ranks", ranks},
-                                {"jaccard_ranks", jaccard_ranks},
-                                {"common_subsequence", common_subsequence},
-                                {"edit_distance", edit_distance}};
-  for (const Known& one : known)
-    if (name == one.name) return one.statistic;
-  refuse("statistic: expected shared, meets, jaccard, ranks, jaccard_ranks, common_subsequence or edit_distance, got " +
-         name);
-}
-
 void list_statistics(GivenVector<int64_t> a, std::optional<GivenVector<int64_t>> offsets, Given<int64_t> b,
                      const std::string& statistic, Names names, Vector<double> sums,
                      std::optional<Vector<double>> terms, int threads) {
-  const repsim::ListStatistic kind = list_statistic_of(statistic);
+  const repsim::ListStatistic kind = repsim::named("statistic", repsim::kListStatistics, statistic);
   const repsim::Lists right = checked_lists(b);
   const int64_t n = right.n;
   expect(offsets || a.size() == b.size(), "a: expected lists like those of b, or offsets");

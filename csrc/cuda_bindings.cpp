@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "cuda/ops.h"
+#include "named.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -29,44 +30,15 @@ T* at(Address address) {
 
 void* stream_of(Address stream) { return reinterpret_cast<void*>(stream); }
 
-template <class Value>
-struct Name {
-  const char* name;
-  Value value;
-};
-
-template <class Value, size_t count>
-Value named(const Name<Value> (&known)[count], const std::string& name) {
-  for (const auto& one : known)
-    if (name == one.name) return one.value;
-  throw nb::value_error(("expected " + std::string(known[0].name) + " or another of its kind, got " + name).c_str());
-}
-
-constexpr Name<repsim::DType> kDTypes[] = {{"float16", repsim::DType::float16},
-                                           {"bfloat16", repsim::DType::bfloat16},
-                                           {"float32", repsim::DType::float32},
-                                           {"float64", repsim::DType::float64}};
-constexpr Name<cuda::Words> kWords[] = {
+constexpr repsim::Name<cuda::Words> kWords[] = {
     {"float32", cuda::Words::float32}, {"tfloat32", cuda::Words::tfloat32}, {"bfloat16", cuda::Words::bfloat16}};
-constexpr Name<repsim::Kernel> kKernels[] = {{"linear", repsim::Kernel::linear},
-                                             {"polynomial", repsim::Kernel::polynomial},
-                                             {"rbf", repsim::Kernel::rbf},
-                                             {"laplacian_l2", repsim::Kernel::laplacian_l2},
-                                             {"laplacian_l1", repsim::Kernel::laplacian_l1}};
-constexpr Name<repsim::Distance> kDistances[] = {{"euclidean", repsim::Distance::euclidean},
-                                                 {"manhattan", repsim::Distance::manhattan}};
-constexpr Name<repsim::Metric> kMetrics[] = {{"cosine", repsim::Metric::cosine},
-                                             {"inner_product", repsim::Metric::inner_product},
-                                             {"euclidean", repsim::Metric::euclidean}};
-constexpr Name<repsim::Filter> kFilters[] = {{"float32", repsim::Filter::float32},
-                                             {"bfloat16", repsim::Filter::bfloat16}};
 
 // address, dtype, rows, depth, elements from row to row
 using SourceTuple = std::tuple<Address, std::string, int64_t, int64_t, int64_t>;
 
 repsim::Source source(const SourceTuple& x) {
   const auto& [data, dtype, rows, depth, stride] = x;
-  return {at<const void>(data), named(kDTypes, dtype), rows, depth, stride};
+  return {at<const void>(data), repsim::named("dtype", repsim::kDTypes, dtype), rows, depth, stride};
 }
 
 // first_i, rows, first_j, columns, pitch, diagonal
@@ -85,14 +57,18 @@ using PairTuple = std::tuple<Address, Address, Address, std::string, int64_t, Ad
 
 cuda::TilePair pair_of(const PairTuple& pair) {
   const auto& [products, rows_i, rows_j, words, width, half_i, half_j] = pair;
-  return {at<const float>(products), at<const void>(rows_i), at<const void>(rows_j), named(kWords, words), width,
-          at<const float>(half_i),   at<const float>(half_j)};
+  return {at<const float>(products),
+          at<const void>(rows_i),
+          at<const void>(rows_j),
+          repsim::named("words", kWords, words),
+          width,
+          at<const float>(half_i),
+          at<const float>(half_j)};
 }
 
-// (pair, kernel, gain, coefficients); (factors, shift, weight); terms.
+// pair, kernel, gain, coefficients
 using FactorTuple = std::tuple<PairTuple, std::string, float, std::vector<float>>;
-using TermTuple = std::tuple<std::vector<FactorTuple>, float, float>;
-using MatrixTuples = std::vector<std::vector<TermTuple>>;
+using MatrixTuples = repsim::MatrixTuples<FactorTuple>;
 
 // Matrices as the operations take them, and the memory that they point to.
 class Matrices {
@@ -102,19 +78,9 @@ class Matrices {
     for (const auto& terms : given)
       for (const auto& [factors, shift, weight] : terms)
         for (const auto& [pair, kernel, gain, coefficients] : factors)
-          factors_.push_back({pair_of(pair), named(kKernels, kernel), gain, coefficients.data(),
-                              static_cast<int>(coefficients.size()) - 1});
-    size_t next = 0;
-    for (const auto& terms : given)
-      for (const auto& [factors, shift, weight] : terms) {
-        terms_.push_back({factors_.data() + next, static_cast<int64_t>(factors.size()), shift, weight});
-        next += factors.size();
-      }
-    next = 0;
-    for (const auto& terms : given) {
-      matrices_.push_back({terms_.data() + next, static_cast<int64_t>(terms.size())});
-      next += terms.size();
-    }
+          factors_.push_back({pair_of(pair), repsim::named("kernel", repsim::kKernels, kernel), gain,
+                              coefficients.data(), static_cast<int>(coefficients.size()) - 1});
+    repsim::nest(given, factors_, terms_, matrices_);
   }
   Matrices(const Matrices&) = delete;
   const cuda::TileMatrix* data() const { return matrices_.data(); }
@@ -147,7 +113,7 @@ void pack_rows(const SourceTuple& x, Address shift, Address scale, Address offse
                Address packed, int64_t room, int64_t width, Address halves, Address residuals, Address stream) {
   const repsim::Source rows = source(x);
   if (room < rows.rows || width < rows.depth) throw nb::value_error("packed: expected room for the rows");
-  const cuda::Words kind = named(kWords, words);
+  const cuda::Words kind = repsim::named("words", kWords, words);
   nb::gil_scoped_release release;
   cuda::pack_rows(rows, at<const double>(shift), at<const double>(scale), at<const double>(offset), kind,
                   at<void>(packed), room, width, at<float>(halves), at<float>(residuals), stream_of(stream));
@@ -213,7 +179,7 @@ void distance_histogram(const PairTuple& pair, const std::string& distance, cons
                         uint32_t first, Address bins, int64_t bin_count, Address below, Address stream) {
   const cuda::TilePair both = pair_of(pair);
   const cuda::Tile where = tile_of(tile);
-  const repsim::Distance kind = named(kDistances, distance);
+  const repsim::Distance kind = repsim::named("distance", repsim::kDistances, distance);
   if (!(dropped >= 0 && dropped <= 23 && first < 0x7f800000u >> dropped && bin_count > 0))
     throw nb::value_error("bins: expected some of finite distances, and 0 to 23 bits dropped");
   nb::gil_scoped_release release;
@@ -248,7 +214,7 @@ repsim::Ranking ranking_of(const RankingTuple& ranking) {
   const auto& [x, base, metric, squared, base_squared, own, k] = ranking;
   return {source(x),
           source(base),
-          named(kMetrics, metric),
+          repsim::named("metric", repsim::kMetrics, metric),
           at<const double>(squared),
           at<const double>(base_squared),
           at<const int64_t>(own),
@@ -262,7 +228,7 @@ using CertificateTuple =
 repsim::Certificate certificate_of(const CertificateTuple& certificate) {
   const auto& [filter, halves, residuals, unit, ratio, floor, longest, coarsest, heavy, heavy_count, kept] =
       certificate;
-  return {named(kFilters, filter),
+  return {repsim::named("filter", repsim::kFilters, filter),
           at<const float>(halves),
           at<const float>(residuals),
           unit,

@@ -46,6 +46,10 @@ class Rows:
         """Rows start to stop, not copied."""
         return replace(self, values=self.values[start:stop])
 
+    def at(self, positions: np.ndarray | slice) -> Rows:
+        """The rows there; of positions that are no slice, a copy."""
+        return replace(self, values=self.values[positions])
+
     @property
     def device(self) -> str:
         """Where the rows lie: "cpu", or a GPU such as "cuda:0"."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -36,7 +36,9 @@ class Range:
 class Traversal:
     """The order in which pairs of blocks are visited.
 
-    Block i stays while block j sweeps, so that it is packed once; ``symmetric`` visits j >= i only.
+    Block i stays while block j sweeps, so that it is packed once. ``symmetric`` visits j >= i only: i itself, then from
+    the last back to i + 1, which is the next i. With b blocks :func:`packed_pairs` then packs 1 + b (b - 1) / 2, of
+    about n^2 / (2 block_rows) rows.
     """
 
     rows: int
@@ -55,19 +57,28 @@ class Traversal:
         return down * (down + 1) // 2 if self.symmetric else down * len(self.starts_j)
 
     def __iter__(self) -> Iterator[Range]:
-        for i in self.starts_i:
-            for j in self.starts_j:
-                if not self.symmetric or j >= i:
-                    yield Range(i, min(self.block_rows, self.rows - i), j, min(self.block_rows, self.columns - j))
+        for at, i in enumerate(self.starts_i):
+            columns = [i, *reversed(self.starts_j[at + 1 :])] if self.symmetric else self.starts_j
+            for j in columns:
+                yield Range(i, min(self.block_rows, self.rows - i), j, min(self.block_rows, self.columns - j))
 
-    def blocks(self, pack: Callable[[int, int], Packed]) -> Iterator[tuple[Packed, Packed, Range]]:
-        """Both blocks of every pair, by ``pack(first, rows)`` of the rows that both sides are; block i is kept."""
-        held: tuple[int, Packed] | None = None
-        for span in self:
-            if held is None or held[0] != span.first_i:
-                held = (span.first_i, pack(span.first_i, span.rows_i))
-            same = span.first_j == span.first_i
-            yield held[1], held[1] if same else pack(span.first_j, span.rows_j), span
+
+def packed_pairs(
+    spans: Iterable[Range], pack: Callable[[int, int], Packed], pack_other: Callable[[int, int], Packed] | None = None
+) -> Iterator[tuple[Packed, Packed, Range]]:
+    """Both blocks of every pair, by ``pack(first, rows)``; ``pack_other`` packs block j where that is of other rows.
+
+    Of two pairs that follow each other the second takes over what it needs of the first.
+    """
+    held: dict[tuple[bool, int], Packed] = {}
+    for span in spans:
+        sides = (False, span.first_i, span.rows_i), (pack_other is not None, span.first_j, span.rows_j)
+        held = {key[:2]: held[key[:2]] for key in sides if key[:2] in held}
+        for other, first, rows in sides:
+            if (other, first) not in held:
+                held[other, first] = pack_other(first, rows) if other and pack_other else pack(first, rows)
+        i, j = (held[key[:2]] for key in sides)
+        yield i, j, span
 
 
 def traversal(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import gc
 import importlib.util
 import os
 import subprocess
 import sys
 import sysconfig
 import tempfile
+import weakref
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +19,9 @@ import numpy as np
 import pytest
 import torch
 
-from repsim.arrays import DeviceRows
-from repsim.reductions import device
+from repsim.arrays import DeviceRows, as_rows
+from repsim.reductions import device, device_grid
+from repsim.reductions.device_streams import StreamedRows, Uploads
 
 SOURCE = Path(__file__).parents[1] / "csrc" / "cuda" / "emulated"
 
@@ -53,7 +57,7 @@ def install(monkeypatch: pytest.MonkeyPatch, *, tile_rows: int = 192) -> Any:
     """Make it repsim._cuda, with tiles of so many rows at the most, until the test is over."""
     monkeypatch.setitem(sys.modules, "repsim._cuda", module())
     monkeypatch.setattr(device, "gpu_module", module)
-    monkeypatch.setattr(device, "TILE_ROWS", tile_rows)
+    monkeypatch.setattr(device_grid, "TILE_ROWS", tile_rows)
     monkeypatch.setattr("repsim.reductions.device_neighbours.gpu_module", module)
     return module()
 
@@ -62,3 +66,87 @@ def on_gpu(x: Any, name: str = "x") -> DeviceRows:
     """An array as rows that the GPU operations work on, here in the memory of the CPU."""
     tensor = x if isinstance(x, torch.Tensor) else torch.as_tensor(np.asarray(x))
     return DeviceRows(tensor, str(tensor.dtype).removeprefix("torch."), name)
+
+
+# ------------------------------------------------------------------------------------------------------------- streams
+
+
+@dataclass(eq=False)
+class _Event:
+    at: int  # by the clock of what the current stream was given
+    to: int = 0  # where a copy goes
+    settled: bool = False
+
+
+class EmulatedCopies:
+    """A stream of copies that is as early or as late as its events allow, and memory that is counted.
+
+    A copy reads what the pinned memory holds when it is made: at once, or ``late``, when it is first waited for. What
+    is found as soon as it is copied: a place that was lent since the event which the copy waits for, and pinned memory
+    whose last copy the host has not waited for.
+    """
+
+    device = torch.device("cpu")
+
+    def __init__(self, *, late: bool = False) -> None:
+        self.late, self.clock, self.peak = late, 0, {"pinned": 0, "there": 0}
+        self.queue: list[tuple[torch.Tensor, torch.Tensor, _Event]] = []
+        self.lent: dict[int, int] = {}
+        self.last_of: dict[int, _Event] = {}
+        self.copied: list[int] = []  # bytes of every copy
+        self.alive: dict[str, list[weakref.ref]] = {"pinned": [], "there": []}
+
+    def pinned(self, size: int) -> torch.Tensor:
+        return self._memory("pinned", size)
+
+    def there(self, size: int) -> torch.Tensor:
+        return self._memory("there", size)
+
+    def _memory(self, kind: str, size: int) -> torch.Tensor:
+        made = torch.full((size,), 255, dtype=torch.uint8)  # of floats no numbers
+        self.alive[kind].append(weakref.ref(made))
+        self.peak[kind] = max(self.peak[kind], self.held(kind))
+        self.lent.pop(made.data_ptr(), None)
+        self.last_of.pop(made.data_ptr(), None)
+        return made
+
+    def held(self, kind: str) -> int:
+        gc.collect(0)
+        return sum(len(one) for one in (each() for each in self.alive[kind]) if one is not None)
+
+    def copy(self, source: torch.Tensor, to: torch.Tensor, after: _Event) -> _Event:
+        last = self.last_of.get(source.data_ptr())
+        assert last is None or last.settled, "pinned memory is written while it may be copied"
+        assert after.at > self.lent.get(to.data_ptr(), 0), "a place is overwritten while it may be read"
+        event = self.last_of[source.data_ptr()] = _Event(self._tick(), to.data_ptr())
+        self.queue.append((source, to, event))
+        self.copied.append(len(to))
+        if not self.late:
+            self._run(event)
+        return event
+
+    def so_far(self) -> _Event:
+        return _Event(self._tick())
+
+    def wait(self, event: _Event) -> None:
+        self._run(event)
+        self.lent[event.to] = self._tick()
+
+    def settle(self, event: _Event) -> None:
+        self._run(event)
+        event.settled = True
+
+    def _tick(self) -> int:
+        self.clock += 1
+        return self.clock
+
+    def _run(self, event: _Event) -> None:
+        while any(one is event for *_, one in self.queue):
+            source, to, _ = self.queue.pop(0)
+            to.copy_(source)
+
+
+def streamed(x: Any, name: str = "x", *, late: bool = False) -> StreamedRows:
+    """An array as rows with the host, for the GPU operations."""
+    rows = as_rows(x, function="test", name=name)
+    return StreamedRows(Uploads(rows, EmulatedCopies(late=late)), rows.dtype, name)

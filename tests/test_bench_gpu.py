@@ -205,6 +205,35 @@ def test_every_contender_finds_the_cka(on_the_cpu: pytest.MonkeyPatch) -> None:
     assert sigma == pytest.approx(float(median), rel=0.2)  # of few features, each direction weighs much
 
 
+def test_rows_of_the_host_are_compared_with_rows_that_lie_there(on_the_cpu: pytest.MonkeyPatch) -> None:
+    found = gpu_cases.answer({"case": "from_the_host_is_right", "options": {"contender": PORTABLE, "n": 200, "d": 20}})
+    assert found == {"right": True, "wrong": []}
+    right, calls = repsim.nearest, []
+
+    def off(*arguments: Any, **options: Any) -> Neighbours:
+        calls.append(options)
+        return right(*arguments, **{**options, "k": 9 if len(calls) == 3 else 10})
+
+    on_the_cpu.setattr(repsim, "nearest", off)
+    found = gpu_cases.answer({"case": "from_the_host_is_right", "options": {"contender": PORTABLE, "n": 200, "d": 20}})
+    assert found == {"right": False, "wrong": ["nearest cosine 192"]}
+
+
+def test_files_are_read_from_disk(on_the_cpu: pytest.MonkeyPatch) -> None:
+    on_the_cpu.setattr(gpu_cases, "WRITTEN_ROWS", 90)
+    on_the_cpu.setattr(repsim, "cka", lambda *a, cka=repsim.cka, device="cpu", **b: cka(*a, **b))
+    found = gpu_cases.answer({"case": "linear_from_disk", "options": {"contender": "repsim", "n": 200, "d": 20}})
+    assert 0 < found["value"] < 1 and found["cold_seconds"] > 0 and found["calls"] == 2
+    with gpu_cases.on_disk(200, 20) as files:
+        x, y = (np.load(file) for file in files)
+    assert found["value"] == repsim.cka(x, y).value
+    assert not files[0].exists()
+    values = iter((0.5, 0.25))
+    on_the_cpu.setattr(repsim, "cka", lambda *a, **b: SimpleNamespace(value=next(values)))
+    with pytest.raises(RuntimeError, match=r"expected 0\.5 as of rows on the GPU, got 0\.25"):
+        gpu_cases.linear_from_disk("repsim", 200, 20)
+
+
 def test_gemm_puts_the_settings_back(on_the_cpu: Any) -> None:
     settings = torch.backends.cuda.matmul
     before = settings.fp32_precision
@@ -256,7 +285,7 @@ def test_the_largest_size_of_repsim_comes_before_that_of_its_peers() -> None:
     assert len({json.dumps(case.request) for case in todo}) == len(todo)
     order = [
         (case.options["n"], "peer" if not gpu.is_ours(case.request) else "repsim")
-        for case in todo if case.case in gpu.TITLES
+        for case in todo if case.case in gpu.TITLES and case.case != "linear_from_disk"
     ]  # fmt: skip
     small, middle, large = gpu.SIZES
     assert list(dict.fromkeys(order)) == [

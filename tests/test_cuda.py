@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 
 import repsim
 from repsim.measures.cka import cka_grid
-from repsim.reductions import device, has_gpu_operations
+from repsim.reductions import device, device_grid, device_streams, has_gpu_operations
 
 
 def missing() -> str:
@@ -211,7 +212,7 @@ def test_the_bound_holds_for_products_of_bfloat16() -> None:
 def test_own_products_of_bfloat16_are_those_of_the_library(n: int, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     made = torch.Generator(device="cuda").manual_seed(width)
     packed = device.Packed(torch.randn(3072, width, device="cuda", generator=made).bfloat16(), "bfloat16", n, 3072)
-    (at,) = device.tiles_of((0, n, 0, n), 3072, 3072, symmetric=True)
+    (at,) = device_grid.tiles_of((0, n, 0, n), 3072, 3072, symmetric=True)
     ours, theirs = torch.empty((2, 3072, 3072), device="cuda")
     device.product_tile(packed, packed, at, theirs)
     monkeypatch.setattr(device, "has_bfloat16_products", lambda: False)
@@ -227,6 +228,63 @@ def test_own_products_of_bfloat16_are_those_of_the_library(n: int, width: int, m
 def test_neighbour_measures_take_rows_on_a_gpu() -> None:
     x, y = data(3500)
     assert repsim.mutual_knn(x, y) == repsim.mutual_knn(*on_host(x, y))
+
+
+# -------------------------------------------------------------------------------------------------- rows of the host
+
+
+@pytest.mark.parametrize("memory", [None, "400MB"])
+@pytest.mark.parametrize("kernel", ["linear", "cosine", repsim.RBF(sigma=8.0)], ids=str)
+def test_rows_that_are_brought_have_the_bits_of_those_there(kernel: Any, memory: Any, tmp_path: Path) -> None:
+    x, y = data(20_001)
+    np.save(tmp_path / "x.npy", x.cpu().numpy())
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    there = repsim.cka(x, y, kernel=kernel)
+    for rows in (3072, 9216, None):
+        brought = repsim.cka(mapped, y.cpu(), kernel=kernel, device="cuda", block_rows=rows, memory=memory)
+        assert (brought.value, brought.z) == (there.value, there.z)
+    assert repsim.cka(mapped, y, kernel=kernel, device="cuda").value == there.value
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("metric", ["cosine", "inner_product", "euclidean"])
+def test_neighbours_of_rows_that_are_brought(metric: str, dtype: torch.dtype) -> None:
+    x = data(20_001, dtype)[0]
+    for base in (None, x[500:]):
+        there = repsim.nearest(x, 10, base=base, metric=metric).cpu()
+        for rows in (3072, None):
+            other = None if base is None else base.cpu()
+            brought = repsim.nearest(x.cpu(), 10, base=other, metric=metric, device="cuda", block_rows=rows)
+            np.testing.assert_array_equal(brought.indices, there.indices)
+            np.testing.assert_array_equal(brought.scores, there.scores)
+
+
+def test_rows_are_copied_while_others_are_worked_on() -> None:
+    """The copies wait for what they are told to, and for nothing else."""
+    copies = device_streams.copies_to("cuda", "t")
+    pinned, there = copies.pinned(2**20), copies.there(2**20)
+    pinned.fill_(7)
+    free = copies.so_far()
+    torch.cuda._sleep(2_000_000_000)  # about a second
+    busy = copies.so_far()
+    copies.settle(copies.copy(pinned, there, free))
+    assert not busy.query()
+    after = copies.copy(pinned, there, busy)
+    assert not after.query()
+    copies.wait(after)
+    assert int(there.sum()) == 7 * 2**20
+
+
+def test_memory_on_the_way_is_of_the_budget() -> None:
+    x, y = (one.cpu() for one in data(400_000))
+    options = {"kernel": repsim.RBF(sigma=8.0), "memory": "700MB", "precision": "medium", "device": "cuda"}
+    repsim.cka(x[:5000], y[:5000], **options)
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    repsim.cka(x, y, **options)
+    assert torch.cuda.max_memory_allocated() - before < 700e6 + 64 * 400_000
+    assert torch.cuda.memory_allocated() == before
 
 
 # ------------------------------------------------------------------------------------------- streams, memory, devices

@@ -18,7 +18,7 @@ from emulated_gpu import install, on_gpu
 import repsim
 from repsim import _core, blocks
 from repsim.measures.cka import cka_grid
-from repsim.reductions import device
+from repsim.reductions import device, device_grid
 
 COMPOUND = repsim.RBF(sigma=6.0) + 0.5 * repsim.Linear() * repsim.RBF(median_fraction=1.0)
 KERNELS = [
@@ -389,9 +389,9 @@ def test_two_limbs_of_many_slots_are_one_number() -> None:
         pytest.param((0, 500, 0, 500), False, 9, id="one-sided"),
     ],
 )
-def test_tiles_cover_every_pair_once(span: device.Span, symmetric: bool, expected: int) -> None:
+def test_tiles_cover_every_pair_once(span: device_grid.Span, symmetric: bool, expected: int) -> None:
     seen = np.zeros((600, 600), int)
-    tiles = list(device.tiles_of(span, 192, 192, symmetric=symmetric))
+    tiles = list(device_grid.tiles_of(span, 192, 192, symmetric=symmetric))
     assert len(tiles) == expected
     for at in tiles:
         assert (at.first_i, at.first_j) == (span[0] + at.i, span[2] + at.j)
@@ -407,22 +407,22 @@ def test_tiles_cover_every_pair_once(span: device.Span, symmetric: bool, expecte
 
 
 def test_tiles_follow_from_the_number_of_rows() -> None:
-    assert [device.tile_rows(n) for n in (1, 192, 193, 3000, 3072, 10**6)] == [192, 192, 384, 3072, 3072, 3072]
-    plan = device.traversal(
+    assert [device_grid.tile_rows(n) for n in (1, 192, 193, 3000, 3072, 10**6)] == [192, 192, 384, 3072, 3072, 3072]
+    plan = device_grid.traversal(
         torch.device("cpu"), 10**6, 10**6, [64], symmetric=True, block_rows=None, memory=2**30, function="t"
     )
     assert plan.block_rows % 3072 == 0
-    assert 3072 <= plan.block_rows <= device.MOST_ROWS
+    assert 3072 <= plan.block_rows <= device_grid.MOST_ROWS
 
 
 @pytest.mark.parametrize("k", [1, 30, 100, 500])
 def test_candidates_are_the_best_whatever_their_order(native: Any, k: int) -> None:
     """Scores with many ties, offered in tiles from the last to the first."""
-    from repsim.reductions.device_neighbours import _Candidates
+    from repsim.reductions.device_neighbours import Candidates
 
     rng = np.random.default_rng(k)
     scores = rng.integers(-40, 40, size=(5, 960)).astype(np.float32) / 8
-    best = _Candidates.of(5, k, k, torch.device("cpu"), "t")
+    best = Candidates.of(5, k, k, torch.device("cpu"), "t")
     for first in range(768, -1, -192):
         tile = torch.as_tensor(scores[:, first : first + 192]).contiguous()
         best.offer(tile, 0, 0, (0, 5, first, 192, 192, False), False)
@@ -509,7 +509,7 @@ def test_a_memory_too_small_is_refused(native: Any, data: Any) -> None:
 def test_more_rows_than_integers_hold_are_refused(native: Any) -> None:
     rows = on_gpu(torch.zeros(1).expand(2**25 + 1, 1))
     with pytest.raises(ValueError, match=r"\[cka\] expected at most 2\^25 rows, .* got 33554433"):
-        device.square_traversal(rows, [1], block_rows=None, memory=None, function="cka")
+        device_grid.square_traversal([rows], [1], block_rows=None, memory=None, function="cka")
 
 
 @pytest.mark.parametrize(
@@ -532,7 +532,7 @@ def test_the_module_refuses_what_does_not_fit(native: Any, change: dict[str, Any
 
 
 def test_the_module_refuses_names_and_counts(native: Any) -> None:
-    with pytest.raises(ValueError, match="expected float16 or another of its kind, got int8"):
+    with pytest.raises(ValueError, match="dtype: expected float16, bfloat16, float32 or float64, got int8"):
         native.squared_norms((0, "int8", 0, 0, 0), 0, 0, 0, 0, 0)
     with pytest.raises(ValueError, match="matrices: expected one or two"):
         native.kernel_sums([], (0, 5, 0, 5, 192, False), 40, 0, [0, 0], [0, 0, 0], 0)

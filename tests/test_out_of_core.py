@@ -64,6 +64,34 @@ def test_blocks_fit_the_budget() -> None:
         blocks.traversal(10**6, 10**6, depths, symmetric=True, block_rows=None, memory=10**6, function="cka")
 
 
+@pytest.mark.parametrize(
+    ("rows", "columns", "symmetric", "packed"),
+    [
+        pytest.param(10, 10, True, 1 + 4 * 3 // 2, id="triangle"),
+        pytest.param(3, 3, True, 1, id="one-block"),
+        pytest.param(7, 10, False, 3 + 3 * 4, id="other-rows"),
+    ],
+)
+def test_pairs_of_blocks_take_over_what_is_packed(rows: int, columns: int, symmetric: bool, packed: int) -> None:
+    plan = blocks.Traversal(rows, columns, 3, symmetric)
+    made = []
+
+    def pack(side: str, first: int, count: int) -> tuple[str, int]:
+        made.append((side, first, count))
+        return side, first
+
+    other = None if symmetric else lambda *block: pack("j", *block)
+    seen = np.zeros((rows, columns), int)
+    for i, j, span in blocks.packed_pairs(plan, lambda *block: pack("i", *block), other):
+        assert (i, j) == (("i", span.first_i), ("i" if symmetric else "j", span.first_j))
+        down, across = (slice(f, f + r) for f, r in ((span.first_i, span.rows_i), (span.first_j, span.rows_j)))
+        seen[down, across] += 1
+        if symmetric and down != across:
+            seen[across, down] += 1
+    assert (seen == 1).all()
+    assert len(made) == packed
+
+
 # ---------------------------------------------------------------------------------------------- maps of files
 
 

@@ -73,19 +73,11 @@ __global__ void __launch_bounds__(kThreads, 1) sums_kernel(const __grid_constant
   const int clusters = static_cast<int>(gridDim.x) / Shape::kCluster;
 
   if (group == 0) {
-    cutlass::arch::warpgroup_reg_dealloc<kLoaderRegisters>();
-    if (threadIdx.x < 32) {
-      Loader<Shape> loader(shared.ring, place);
-      WarpWalk& walk = shared.walks[kMultiplierWarps];
-      if (threadIdx.x == 0) walk.at = Walk::start(cluster);
-      while (next_tile(walk, a.schedule, clusters, static_cast<int>(threadIdx.x)))
-        if (threadIdx.x == 0)
+    WarpWalk& walk = shared.walks[kMultiplierWarps];
+    load_tiles<Shape>(shared.ring, place, walk, a.schedule, cluster, clusters, [&](Loader<Shape>& loader) {
 #pragma unroll 1
-          for (int p = 0; p < 2; ++p)
-            loader.load(&a.left[p], &a.right[p], a.products, a.depth[p], walk.row, walk.column);
-    }
-    __syncwarp();
-    leave<Shape>();
+      for (int p = 0; p < 2; ++p) loader.load(&a.left[p], &a.right[p], a.products, a.depth[p], walk.row, walk.column);
+    });
   } else {
     cutlass::arch::warpgroup_reg_alloc<kMultiplierRegisters>();
     const int thread = static_cast<int>(threadIdx.x) - kGroupThreads;

@@ -156,6 +156,21 @@ class Loader {
   RingPlace at_;
 };
 
+// All that the first warpgroup does: its first thread loads every tile of its cluster's walk.
+template <class Shape, class Load>
+__device__ void load_tiles(Ring<Shape>& ring, typename Shape::Place place, WarpWalk& walk, const Schedule& schedule,
+                           int cluster, int clusters, Load load) {
+  cutlass::arch::warpgroup_reg_dealloc<kLoaderRegisters>();
+  if (threadIdx.x < 32) {
+    Loader<Shape> loader(ring, place);
+    if (threadIdx.x == 0) walk.at = Walk::start(cluster);
+    while (next_tile(walk, schedule, clusters, static_cast<int>(threadIdx.x)))
+      if (threadIdx.x == 0) load(loader);
+  }
+  __syncwarp();
+  leave<Shape>();
+}
+
 // By the 256 threads of the consumers: products of the stages in the order in which the loader brings them.
 template <class Shape>
 class Multiplier {

@@ -75,16 +75,10 @@ __global__ void __launch_bounds__(kThreads, 1) select_kernel(const __grid_consta
   const int clusters = static_cast<int>(gridDim.x) / Shape::kCluster;
 
   if (group == 0) {
-    cutlass::arch::warpgroup_reg_dealloc<kLoaderRegisters>();
-    if (threadIdx.x < 32) {
-      Loader<Shape> loader(shared.ring, place);
-      WarpWalk& walk = shared.walks[kMultiplierWarps];
-      if (threadIdx.x == 0) walk.at = Walk::start(cluster);
-      while (next_tile(walk, a.schedule, clusters, static_cast<int>(threadIdx.x)))
-        if (threadIdx.x == 0) loader.load(&a.left, &a.right, a.products, a.depth, walk.row, walk.column);
-    }
-    __syncwarp();
-    leave<Shape>();
+    WarpWalk& walk = shared.walks[kMultiplierWarps];
+    load_tiles<Shape>(shared.ring, place, walk, a.schedule, cluster, clusters, [&](Loader<Shape>& loader) {
+      loader.load(&a.left, &a.right, a.products, a.depth, walk.row, walk.column);
+    });
   } else {
     cutlass::arch::warpgroup_reg_alloc<kMultiplierRegisters>();
     const int thread = static_cast<int>(threadIdx.x) - kGroupThreads;

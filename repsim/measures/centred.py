@@ -106,19 +106,30 @@ def check_estimator(estimator: Any, *, function: str) -> None:
 
 
 def checked_sides(
-    xs: Sequence[Any], ys: Sequence[Any], estimator: str, kernel: str | Kernel, function: str
+    xs: Sequence[Any],
+    ys: Sequence[Any],
+    estimator: str,
+    kernel: str | Kernel,
+    function: str,
+    *,
+    device: Any = None,
 ) -> tuple[tuple[list[Rows], list[Rows]], Kernel]:
-    """Both sides as rows of the same inputs, and the kernel that was named.
+    """Both sides as rows of the same inputs, for a device, and the kernel that was named.
 
     Raises
     ------
-    TypeError, ValueError: no rows of floats, lengths that differ, too few rows, an unknown estimator or kernel.
+    TypeError, ValueError: no rows of floats, lengths that differ, too few rows, an unknown estimator, kernel or device.
     """
     check_estimator(estimator, function=function)
     chosen = as_kernel(kernel, function=function)
     gpu = reductions.has_gpu_operations()
-    left = [as_rows(x, function=function, name="x", gpu=gpu) for x in xs]
-    right = [as_rows(y, function=function, name="y", gpu=gpu) for y in ys]
+    left, right = (
+        [
+            reductions.rows_for(as_rows(one, function=function, name=name, gpu=gpu), device, function=function)
+            for one in side
+        ]
+        for side, name in ((xs, "x"), (ys, "y"))
+    )
     for rows in right + left:
         same_inputs(left[0], rows, function=function)
     least = LEAST_ROWS[estimator]
@@ -164,7 +175,7 @@ def centred_kernels(
             f"got {len(rows[0])}"
         )
     check_precision(precision, rows[0], function=function)
-    with reductions.working_on(rows[0], function=function):
+    with reductions.working_on(rows, function=function):
         return _centred(
             rows, len(left), estimator, kernel, function=function, jackknife=jackknife, threads=count, budget=budget,
             block_rows=block_rows, progress=progress, precision=precision, in_tiles=in_tiles,

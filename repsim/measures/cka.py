@@ -83,6 +83,7 @@ def cka(
     block_rows: int | None = None,
     progress: Progress | None = None,
     precision: str = "highest",
+    device: Any = None,
 ) -> Similarity:
     """Centred kernel alignment of two representations of the same inputs: HSIC(x, y) / sqrt(HSIC(x, x) HSIC(y, y)).
 
@@ -110,6 +111,9 @@ def cka(
     progress: called with (steps done, steps in all).
     precision: of the rows in the products of tiles on a GPU, in torch's words: "highest" (float32), "high" (rounded to
         tf32) or "medium" (to bfloat16). Sums stay exact integers. On the CPU there is "highest" only.
+    device: where to work: None, where x and y lie; or a GPU, such as "cuda" or "cuda:1", that arrays and memory maps on
+        the CPU, also larger ones than its memory, are brought to a block at a time while it works on another. The
+        result is that of arrays that lie there, bit for bit. Two blocks of each are held in pinned memory of the host.
 
     x and y may lie on one GPU of compute capability 8.0 or later (torch, CuPy, JAX, DLPack), where this build has the
     operations for it. They are worked on where they lie, on torch's current stream; ``threads`` then does not matter,
@@ -139,6 +143,7 @@ def cka(
         return _differentiable(
             x, y, "cka", estimator=estimator, kernel=kernel, block_rows=block_rows, jackknife=jackknife or None,
             threads=threads, memory=memory, progress=progress, precision=None if precision == "highest" else precision,
+            device=device,
         )  # fmt: skip
     return cka_grid(
         [x],
@@ -151,6 +156,7 @@ def cka(
         block_rows=block_rows,
         progress=progress,
         precision=precision,
+        device=device,
     ).at(0, 0, "cka")
 
 
@@ -196,6 +202,7 @@ def hsic(
     block_rows: int | None = None,
     progress: Progress | None = None,
     precision: str = "highest",
+    device: Any = None,
 ) -> Similarity:
     """Hilbert-Schmidt independence criterion: tr(KHLH) / (n - 1)^2 ("biased") or HSIC_1 ("debiased").
 
@@ -212,8 +219,9 @@ def hsic(
         return _differentiable(
             x, y, "hsic", estimator=estimator, kernel=kernel, block_rows=block_rows, jackknife=jackknife or None,
             threads=threads, memory=memory, progress=progress, precision=None if precision == "highest" else precision,
+            device=device,
         )  # fmt: skip
-    (left, right), chosen = checked_sides([x], [y], estimator, kernel, "hsic")
+    (left, right), chosen = checked_sides([x], [y], estimator, kernel, "hsic", device=device)
     made = centred_kernels(
         left, right, estimator, chosen, function="hsic", jackknife=jackknife, threads=threads, memory=memory,
         block_rows=block_rows, progress=progress, precision=precision,
@@ -324,13 +332,14 @@ def cka_grid(
     block_rows: int | None = None,
     progress: Progress | None = None,
     precision: str = "highest",
+    device: Any = None,
     function: str = "cka",
 ) -> Grid:
     """:func:`cka` between every layer in ``xs`` [n, d_i] and every layer in ``ys`` [n, d_j], each tile made once.
 
     ``jackknife`` takes O(n (L1 + L2)^2) memory. ``function`` is who asks, for error messages.
     """
-    (left, right), chosen = checked_sides(xs, ys, estimator, kernel, function)
+    (left, right), chosen = checked_sides(xs, ys, estimator, kernel, function, device=device)
     made = centred_kernels(
         left, right, estimator, chosen, function=function, jackknife=jackknife, threads=threads, memory=memory,
         block_rows=block_rows, progress=progress, precision=precision,

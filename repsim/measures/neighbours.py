@@ -162,6 +162,7 @@ def nearest(
     memory: int | str | None = None,
     block_rows: int | None = None,
     progress: Progress | None = None,
+    device: Any = None,
 ) -> Neighbours:
     """The exact k nearest rows of every row of x, in O(n k) memory.
 
@@ -181,6 +182,7 @@ def nearest(
         bfloat16 where it pays, which is tried out on a few rows first. The result does not depend on it.
     threads, memory, block_rows, progress: as for :func:`repsim.cka`; the result does not depend on the first three. Of
         a memory map, the pages around the candidates of 8192 rows at a time come beside the memory.
+    device: as for :func:`repsim.cka`. The graph of rows that are brought to a GPU has numpy arrays.
 
     Returns
     -------
@@ -205,6 +207,7 @@ def nearest(
         memory=memory,
         block_rows=block_rows,
         progress=progress,
+        device=device,
     )
 
 
@@ -221,11 +224,14 @@ def _graph(
     memory: int | str | None = None,
     block_rows: int | None = None,
     progress: Progress | None = None,
+    device: Any = None,
 ) -> Neighbours:
     check_metric(metric, function=function)
     gpu = reductions.has_gpu_operations()
-    rows = as_rows(x, function=function, name=name, gpu=gpu)
-    others = None if base is None else as_rows(base, function=function, name="base", gpu=gpu)
+    rows = reductions.rows_for(as_rows(x, function=function, name=name, gpu=gpu), device, function=function)
+    others = None
+    if base is not None:
+        others = reductions.rows_for(as_rows(base, function=function, name="base", gpu=gpu), device, function=function)
     if others is not None:
         same_device(rows, others, function=function)
     _check_filter(filter, rows, function=function)
@@ -236,7 +242,7 @@ def _graph(
     if block_rows is not None:
         whole_number(block_rows, "block_rows", function=function)
     threads, budget = thread_count(threads, function=function), memory_budget(memory, function=function)
-    with reductions.working_on(rows, function=function):
+    with reductions.working_on([rows] if others is None else [rows, others], function=function):
         found = reductions.nearest(
             rows,
             others,

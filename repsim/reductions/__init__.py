@@ -3,6 +3,7 @@
 from .axes import RELIABLE, Axes, inverse, principal_axes, rounding
 from .centre import column_sums, equal_rows, finite_block, robust_centre, squared_norms
 from .device import PRECISIONS, has_gpu_operations, working_on
+from .device_streams import rows_for
 from .dissimilarities import KINDS as DISSIMILARITIES
 from .dissimilarities import Dissimilarities, directions, dissimilarities_of, dissimilarity_pairs, dissimilarity_tiles
 from .distance_ranks import DistanceRanks, distance_ranks, rank_correlation
@@ -74,6 +75,7 @@ __all__ = [
     "rank_correlation",
     "robust_centre",
     "rounding",
+    "rows_for",
     "second_order_sums",
     "second_order_terms",
     "squared_norms",

@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import _core, blocks
 from ..arrays import DeviceRows, Rows, found_once
-from . import device
+from . import device, device_grid
 
 _TOGETHER = 16  # sampled rows read at a time
 
@@ -153,10 +153,12 @@ class Packer:
         self, first: int, count: int, words: str, *, residuals: bool = False
     ) -> tuple[device.Packed, Any, Any]:
         """The same of rows on a GPU, as tensors, and how far each packed row lies from the row it stands for."""
-        return device.pack(
+        packed = device.pack(
             self.rows.part(first, first + count), self.shift, self.scale[first : first + count], self.offset, words,
-            tile=device.tile_rows(len(self.rows)), residuals=residuals,
+            tile=device_grid.tile_rows(len(self.rows)), residuals=residuals,
         )  # fmt: skip
+        self.rows.release(first, first + count)
+        return packed
 
 
 def _panels_before(row: int) -> int:

@@ -1,8 +1,7 @@
 """The native operations on a GPU, for rows that are torch tensors there, under the names that they have on the CPU.
 
 Products of rows are torch's GEMM, a tile at a time into one buffer; the kernels of repsim._cuda reduce a tile while it
-lies in the cache. The grid of tiles and their shape follow from the number of rows alone, so that the GEMM sees the
-same tiles however large the blocks are; everything that is summed across tiles is a whole number.
+lies in the cache. Which tiles there are is in device_grid.py.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -18,21 +17,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import _core, blocks
-from ..arguments import require_memory
+from .. import _core
 from ..arrays import DeviceRows, Rows
 from . import hopper
+from .device_grid import Span, TileAt, tiles_of
+from .device_streams import streaming
 
 if TYPE_CHECKING:
     import torch
 
-TILE_ROWS = 3072  # at most: a tile of float32 scores is 36 MiB, about what the cache of a large GPU holds
-MOST_ROWS = 21 * TILE_ROWS  # of a block: one pair of blocks takes less than a second or two
-MOST_SUMMED = 2**25  # rows, as on the CPU
 LEAST_CAPABILITY = (8, 0)
 PRECISIONS = {"highest": "float32", "high": "tfloat32", "medium": "bfloat16"}
-
-Span = tuple[int, int, int, int]
 
 
 @functools.cache
@@ -78,16 +73,20 @@ def _working(device: Any, function: str) -> Iterator[None]:
         ) from error
 
 
-def working_on(rows: Rows, *, function: str) -> AbstractContextManager[None]:
+@contextmanager
+def working_on(matrices: Sequence[Rows], *, function: str) -> Iterator[None]:
     """While native operations run: on the GPU of the rows, in float32 without TF32, and without gradients.
+
+    Of rows that are brought to a GPU nothing is held there, or under way, any more afterwards.
 
     Raises
     ------
     ValueError: the GPU is too old. MemoryError: its memory is used up; the error names the budget to set.
     """
-    if not isinstance(rows, DeviceRows) or rows.values.device.type == "cpu":
-        return nullcontext()
-    return _working(rows.values.device, function)
+    where = next((rows.values.device for rows in matrices if isinstance(rows, DeviceRows)), None)
+    on_gpu = where is not None and where.type != "cpu"
+    with _working(where, function) if on_gpu else nullcontext(), streaming(matrices):
+        yield
 
 
 @contextmanager
@@ -193,7 +192,10 @@ def squared_norms(values: torch.Tensor, dtype: str, shift: np.ndarray | None, no
 
 def squared_norms_of_packed(rows: DeviceRows, scale: np.ndarray, offset: np.ndarray) -> np.ndarray:
     """|x_i scale_i - offset|^2 [n]."""
-    return _norms(rows.values, rows.dtype, None, scale, offset)
+    norms = np.empty(len(rows))
+    for start, stop in rows.sweep():
+        norms[start:stop] = _norms(rows.values[start:stop], rows.dtype, None, scale[start:stop], offset)
+    return norms
 
 
 def _norms(
@@ -261,88 +263,6 @@ def pack(
 
 
 # -------------------------------------------------------------------------------------------------------------- tiles
-
-
-def tile_rows(n: int) -> int:
-    """Rows of a tile of n rows, a multiple of 192."""
-    return min(TILE_ROWS, -(-n // blocks.TILE) * blocks.TILE)
-
-
-def traversal(
-    device: torch.device,
-    rows: int,
-    columns: int,
-    depths: Sequence[int],
-    *,
-    symmetric: bool,
-    block_rows: int | None,
-    memory: int | None,
-    function: str,
-) -> blocks.Traversal:
-    """As :func:`repsim.blocks.traversal`, in whole tiles of the GPU; by default within half of what is free there.
-
-    Raises
-    ------
-    ValueError: blocks of one tile and the tiles themselves do not fit in the memory.
-    """
-    import torch
-
-    tile = tile_rows(max(rows, columns))
-    row_bytes = 3 * sum(-(-depth // 8) * 8 for depth in depths) * 4  # of block i, block j, and the next one
-    unpacked = (2 * len(depths) + 1) * tile * tile * 4
-    require_memory(unpacked + tile * row_bytes, memory, function=function, purpose=f"blocks and tiles of {tile} rows")
-    if memory is None:
-        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 8 * blocks.PACKED_BUDGET
-        memory = free // 2
-    fitting = (memory - unpacked) // row_bytes
-    most = MOST_ROWS if block_rows is None else block_rows
-    return blocks.Traversal(rows, columns, max(min(fitting, most) // tile, 1) * tile, symmetric)
-
-
-def square_traversal(
-    rows: Rows, depths: Sequence[int], *, block_rows: int | None, memory: int | None, function: str
-) -> blocks.Traversal:
-    """Of the pairs of all rows, where these lie."""
-    n = len(rows)
-    if isinstance(rows, DeviceRows):
-        if n > MOST_SUMMED:
-            raise ValueError(f"[{function}] expected at most 2^25 rows, whose sums fit their integers, got {n}")
-        return traversal(
-            rows.values.device, n, n, depths, symmetric=True, block_rows=block_rows, memory=memory, function=function
-        )
-    return blocks.traversal(n, n, depths, symmetric=True, block_rows=block_rows, memory=memory, function=function)
-
-
-@dataclass(frozen=True)
-class TileAt:
-    """A tile of a pair of blocks: where it lies in them and in the whole matrix."""
-
-    i: int
-    j: int
-    first_i: int
-    rows: int
-    first_j: int
-    columns: int
-    pitch: int
-    diagonal: bool
-
-    def as_tuple(self) -> tuple[int, int, int, int, int, bool]:
-        return self.first_i, self.rows, self.first_j, self.columns, self.pitch, self.diagonal
-
-    def transposed(self) -> tuple[int, int, int, int, int, bool]:
-        """For a square tile, held the other way round."""
-        return self.first_j, self.columns, self.first_i, self.rows, self.pitch, self.diagonal
-
-
-def tiles_of(span: Span, tile_i: int, tile_j: int, *, symmetric: bool) -> Iterator[TileAt]:
-    """The tiles of a pair of blocks; where both are the same rows, those of the upper triangle."""
-    first_i, rows, first_j, columns = span
-    same = symmetric and first_i == first_j
-    for i in range(0, rows, tile_i):
-        for j in range(i if same else 0, columns, tile_j):
-            yield TileAt(
-                i, j, first_i + i, min(tile_i, rows - i), first_j + j, min(tile_j, columns - j), tile_j, same and i == j
-            )
 
 
 def product_tile(i: Packed, j: Packed, at: TileAt, to: torch.Tensor) -> None:

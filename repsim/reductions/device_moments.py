@@ -32,9 +32,12 @@ def feature_moments(matrices: Sequence[Rows], asked: Sequence[tuple[int, int]], 
     sums = {pair: placed(matrices[pair[0]], product) for pair, product in moments.products.items()}
     longest = [torch.zeros((), dtype=torch.float64, device=mean.device) for mean in placed_means]
     for start in range(0, n, ROWS):
+        for rows in matrices:
+            rows.prefetch(start + ROWS, start + 2 * ROWS)
         lifted = []
         for p, (rows, mean) in enumerate(zip(matrices, placed_means, strict=True)):
             centred = tensor_of(rows)[start : start + ROWS].to(torch.float64) - mean
+            rows.release(start, start + ROWS)
             squares = (centred * centred).sum(dim=1, keepdim=True)
             longest[p] = torch.maximum(longest[p], squares.max())
             lifted.append(torch.cat([centred, torch.ones_like(squares), squares], dim=1))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import blocks
-from . import device, hopper
-from .device import TileAt, address, gpu_module, on_host, placed, source, stream_of, tensor_of, tile_rows
+from . import device, device_grid, hopper
+from .device import address, gpu_module, on_host, placed, source, stream_of, tensor_of
+from .device_grid import TileAt, tile_rows
 from .neighbours import Found, Open, PackedSide, Reach, Search, Side, Steps
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ class DeviceSide(PackedSide):
 
 
 @dataclass(frozen=True)
-class _Candidates:
+class Candidates:
     """The best rows of every row so far, by their scores in the filter."""
 
     keys: torch.Tensor  # [n, capacity] int64, whose bits are unsigned keys
@@ -58,7 +60,7 @@ class _Candidates:
     kept: int
 
     @classmethod
-    def of(cls, n: int, k: int, kept: int, where: torch.device, function: str) -> _Candidates:
+    def of(cls, n: int, k: int, kept: int, where: torch.device, function: str) -> Candidates:
         import torch
 
         native = gpu_module()
@@ -86,6 +88,19 @@ class _Candidates:
             capacity,
         )
 
+    def best(self, part: slice) -> Candidates:
+        """Those kept of some rows, best first, and what is turned away then."""
+        import torch
+
+        lowest = torch.iinfo(torch.int64).min
+        counts, keys = self.counts[part], torch.zeros_like(self.keys[part])
+        places = torch.arange(keys.shape[1], device=keys.device)
+        ordered = self.keys[part].bitwise_xor(lowest)  # in the order of unsigned keys
+        ordered = ordered.masked_fill(places >= counts[:, None], lowest).topk(self.kept, dim=1).values
+        keys[:, : self.kept] = ordered.bitwise_xor(lowest)
+        floors = torch.where(counts > self.kept, keys[:, self.kept - 1], self.floors[part])
+        return Candidates(keys, counts.clamp(max=self.kept), floors, self.kept)
+
     def offer(self, products: torch.Tensor, half_i: int, half_j: int, tile: tuple, same_rows: bool) -> None:
         gpu_module().nearest(
             address(products), half_i, half_j, tile, same_rows, self.kept, self.rows_from(tile[0]), stream_of(products)
@@ -101,9 +116,9 @@ class DeviceSearch(Search):
         return tensor_of(self.left.rows).device
 
     def traversal(self, rows: int, columns: int, words: int, *, symmetric: bool) -> blocks.Traversal:
-        return device.traversal(
+        return device_grid.traversal(
             self.where, rows, columns, [words], symmetric=symmetric, block_rows=self.block_rows, memory=self.memory,
-            function=self.function,
+            function=self.function, matrices=[self.left.rows, self.right.rows],
         )  # fmt: skip
 
     def side(self, side: Side, filter: str) -> PackedSide:
@@ -126,17 +141,20 @@ class DeviceSearch(Search):
         exact = torch.empty((n, self.k), dtype=torch.float64, device=self.where)
         undecided = torch.empty(n, dtype=torch.uint8, device=self.where)
         unbounded = torch.zeros(1, dtype=torch.int32, device=self.where)
-        ranking, _ranked = self._ranking_on_device(left.side, own)
-        certificate, _known = self._certificate_on_device(left, reach, candidates.kept)
-        gpu_module().rank_neighbours(
-            ranking, candidates.rows_from(0), certificate, address(indices), address(exact), address(undecided),
-            address(unbounded), stream_of(exact),
-        )  # fmt: skip
+        self.rank(left, own, candidates, reach, (indices, exact, undecided, unbounded))
         self._require_bounded(unbounded)
         open_rows = undecided.nonzero()[:, 0]
         return Found(indices, exact.float(), left.filter, 0), Open(open_rows, exact[open_rows], reach)
 
-    def _fused(self, left: PackedSide, right: PackedSide, kept: int) -> _Candidates | None:
+    def rank(
+        self, left: PackedSide, own: np.ndarray, candidates: Candidates, reach: Reach, to: tuple[torch.Tensor, ...]
+    ) -> None:
+        """The k best of the candidates of all rows, by float64, and whether they are proven."""
+        ranking, _ranked = self.ranking(left.side, own)
+        certificate, _known = self.certificate(left, reach, candidates.kept)
+        gpu_module().rank_neighbours(ranking, candidates.rows_from(0), certificate, *map(address, to), stream_of(to[0]))
+
+    def _fused(self, left: PackedSide, right: PackedSide, kept: int) -> Candidates | None:
         """Of the fused kernel, where that is asked for and all rows are kept packed."""
         n, m = len(left.side.rows), len(right.side.rows)
         if left.filter != "bfloat16" or not (left.keeps_all and right.keeps_all) or not hopper.asked_for(self.where):
@@ -144,21 +162,24 @@ class DeviceSearch(Search):
         if not hopper.lists_fit(n, kept, self.where):
             return None
         lists = hopper.best_rows(*left.block(0, n), *right.block(0, m), kept, distances=self.metric != "inner_product")
-        return _Candidates(lists.keys, lists.counts, lists.floors, kept)
+        return Candidates(lists.keys, lists.counts, lists.floors, kept)
 
-    def _tiled(self, left: PackedSide, right: PackedSide, kept: int, steps: Steps) -> _Candidates:
+    def _tiled(self, left: PackedSide, right: PackedSide, kept: int, steps: Steps) -> Candidates:
         """Of torch's products, a tile at a time."""
         import torch
 
         n, m = len(left.side.rows), len(right.side.rows)
-        candidates = _Candidates.of(n, self.k, kept, self.where, self.function)
+        candidates = Candidates.of(n, self.k, kept, self.where, self.function)
         turned = torch.empty((tile_rows(n), tile_rows(n)), device=self.where) if self.symmetric else None
         plan = self.traversal(n, m, left.side.rows.depth, symmetric=self.symmetric)
-        for at, products, half_i, half_j in self._tiles(left, right, steps.over(plan)):
-            candidates.offer(products, half_i, half_j, at.as_tuple(), self.symmetric)
-            if turned is not None and not at.diagonal:  # the same scores serve the rows of the other side
-                turned.copy_(products.T)
-                candidates.offer(turned, half_j, half_i, at.transposed(), True)
+        products = torch.empty((tile_rows(n), tile_rows(m)), device=self.where)
+        other = None if self.symmetric else right.block
+        for i, j, span in blocks.packed_pairs(steps.over(plan), left.block, other):
+            for at, half_i, half_j in self._tiles(i, j, span, products, symmetric=self.symmetric):
+                candidates.offer(products, half_i, half_j, at.as_tuple(), self.symmetric)
+                if turned is not None and not at.diagonal:  # the same scores serve the rows of the other side
+                    turned.copy_(products.T)
+                    candidates.offer(turned, half_j, half_i, at.transposed(), True)
         return candidates
 
     def settle(self, found: Found, still_open: Open, packed: tuple[PackedSide, PackedSide]) -> None:
@@ -172,52 +193,53 @@ class DeviceSearch(Search):
         for start in plan.starts_i:
             rows = still_open.rows[start : start + plan.block_rows]
             few = self.side(self.left.at(on_host(rows)), "float32")
-            few.block(0, len(rows))
+            block_i = few.block(0, len(rows))
+            products = torch.empty((tile_rows(len(rows)), tile_rows(plan.columns)), device=self.where)
             indices, exact = found.indices[rows], still_open.scores[start : start + plan.block_rows].contiguous()
             own = on_host(rows) if self.symmetric else np.full(len(rows), -1)
-            ranking, _ranked = self._ranking_on_device(few.side, own)
-            certificate, _known = self._certificate_on_device(few, reach, self.k)
-            spans = (
-                blocks.Range(0, len(rows), first, min(plan.block_rows, plan.columns - first)) for first in plan.starts_j
-            )
-            for at, products, half_i, half_j in self._tiles(few, base, spans):
-                gpu_module().settle_neighbours(
-                    address(products), half_i, half_j, at.as_tuple(), ranking, certificate, address(indices),
-                    address(exact), address(unbounded), stream_of(exact),
-                )  # fmt: skip
+            ranking, _ranked = self.ranking(few.side, own)
+            certificate, _known = self.certificate(few, reach, self.k)
+            for first in plan.starts_j:
+                span = blocks.Range(0, len(rows), first, min(plan.block_rows, plan.columns - first))
+                block_j = base.block(first, span.rows_j)
+                with self.scored(ranking, span) as ranked:
+                    for at, half_i, half_j in self._tiles(block_i, block_j, span, products, symmetric=False):
+                        gpu_module().settle_neighbours(
+                            address(products), half_i, half_j, at.as_tuple(), ranked, certificate, address(indices),
+                            address(exact), address(unbounded), stream_of(exact),
+                        )  # fmt: skip
             found.indices[rows] = indices
             found.scores[rows] = exact.float()
         self._require_bounded(unbounded)
 
     def _tiles(
-        self, left: PackedSide, right: PackedSide, spans: Iterator[blocks.Range]
-    ) -> Iterator[tuple[TileAt, torch.Tensor, int, int]]:
-        """Every tile of the pairs of blocks, its products, and where the halves of its rows and columns lie."""
-        import torch
+        self, block_i: Any, block_j: Any, span: blocks.Range, products: torch.Tensor, *, symmetric: bool
+    ) -> Iterator[tuple[TileAt, int, int]]:
+        """Every tile of a pair of blocks, whose products are then there, and where the halves of its sides lie."""
+        (i, half_i), (j, half_j) = block_i, block_j
+        distances = self.metric != "inner_product"
+        for at in device_grid.tiles_of(span.as_tuple(), i.tile, j.tile, symmetric=symmetric):
+            device.product_tile(i, j, at, products)
+            where_i, where_j = address(half_i) + 4 * at.i, address(half_j) + 4 * at.j
+            yield at, where_i if distances else 0, where_j if distances else 0
 
-        tile_i, tile_j = tile_rows(len(left.side.rows)), tile_rows(len(right.side.rows))
-        products = torch.empty((tile_i, tile_j), device=self.where)
-        distances, both = self.metric != "inner_product", left is right
-        held: tuple[int, Any] = (-1, None)
-        for span in spans:
-            if held[0] != span.first_i:
-                held = (span.first_i, left.block(span.first_i, span.rows_i))
-            same = both and span.first_j == span.first_i
-            (i, half_i), (j, half_j) = held[1], held[1] if same else right.block(span.first_j, span.rows_j)
-            for at in device.tiles_of(span.as_tuple(), tile_i, tile_j, symmetric=both):
-                device.product_tile(i, j, at, products)
-                where_i, where_j = address(half_i) + 4 * at.i, address(half_j) + 4 * at.j
-                yield at, products, where_i if distances else 0, where_j if distances else 0
-
-    def _ranking_on_device(self, side: Side, own: np.ndarray) -> tuple[tuple, list[Any]]:
+    def ranking(self, side: Side, own: np.ndarray) -> tuple[tuple, list[Any]]:
         """What is ranked, as the operations take it, and the memory that this points to."""
-        x, base = side.rows, self.right.rows
+        x = side.rows
         norms = [None if one is None else placed(x, one) for one in (side.squared_norms, self.right.squared_norms)]
         held = [*norms, placed(x, own.astype(np.int64))]
-        given = source(tensor_of(x), x.dtype), source(tensor_of(base), base.dtype), self.metric
+        given = source(tensor_of(x), x.dtype), self.base_source(), self.metric
         return (*given, *map(address, held), self.k), held
 
-    def _certificate_on_device(self, left: PackedSide, reach: Reach, kept: int) -> tuple[tuple, list[Any]]:
+    def base_source(self) -> tuple[int, str, int, int, int]:
+        """The rows of the base, as the operations take them."""
+        return source(tensor_of(self.right.rows), self.right.rows.dtype)
+
+    def scored(self, ranking: tuple, span: blocks.Range) -> AbstractContextManager[tuple]:
+        """The ranking, while the rows of the base in the columns of a pair of blocks are there."""
+        return nullcontext(ranking)
+
+    def certificate(self, left: PackedSide, reach: Reach, kept: int) -> tuple[tuple, list[Any]]:
         heavy = placed(left.side.rows, reach.heavy)
         given = left.filter, address(left.halves), address(left.residuals), self.unit
         bounds = reach.ratio, reach.floor, reach.longest, reach.coarsest

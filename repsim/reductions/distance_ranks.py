@@ -106,5 +106,9 @@ def _traverse(
     require_memory(4 * blocks.TILE * row_bytes, memory, function=function, purpose=purpose)
     rows = min(memory // 4 // row_bytes, blocks.MOST_ROWS)
     plan = blocks.traversal(n, n, [], symmetric=True, block_rows=rows, function=function)
-    for i, j, span in plan.blocks(lambda first, count: [side.points(slice(first, first + count)) for side in sides]):
+
+    def points(first: int, count: int) -> list[np.ndarray]:
+        return [side.points(slice(first, first + count)) for side in sides]
+
+    for i, j, span in blocks.packed_pairs(plan, points):
         yield [(a, b, side.rooted) for a, b, side in zip(i, j, sides, strict=True)], span.as_tuple()

@@ -11,7 +11,7 @@ import numpy as np
 from .. import blocks
 from ..arguments import Progress
 from ..arrays import Rows
-from . import device
+from . import device, device_grid
 from .centre import Packer, evenly_spaced, power_of_two_below, robust_centre
 
 if TYPE_CHECKING:
@@ -60,7 +60,9 @@ def median_distance(
                 f"got row {int(c.squared_norms.argmax())} at {farthest / guess:.3g} median distances from the middle"
             )
         packer = Packer(rows, c.middle, np.broadcast_to(unit, len(rows)), threads)
-        plan = device.square_traversal(rows, [rows.depth], block_rows=block_rows, memory=memory, function=function)
+        plan = device_grid.square_traversal(
+            [rows], [rows.depth], block_rows=block_rows, memory=memory, function=function
+        )
         low, high = _streamed_median(packer, distance, guess * unit, plan, progress)
         low, high = low / unit, high / unit
     median = (low + high) / 2
@@ -130,7 +132,7 @@ def _counts(
     """[BINS + 1]: how many distances have bits, without the lowest ``dropped``, below first, first + 1, and so on."""
     bins, below = np.zeros(BINS, np.int64), 0
     count = device.native(packer.rows).distance_histogram
-    for done, (i, j, span) in enumerate(plan.blocks(packer.block)):
+    for done, (i, j, span) in enumerate(blocks.packed_pairs(plan, packer.block)):
         below += count(i, j, distance, span.as_tuple(), dropped, first, bins, packer.threads)
         if progress:
             progress(done + 1, len(plan))

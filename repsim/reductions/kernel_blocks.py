@@ -55,6 +55,12 @@ class KernelBlocks:
     def depths(self) -> list[int]:
         return [packer.rows.depth for packer in self.packers]
 
+    def begin(self, first: int, count: int) -> None:
+        """Let rows [first, first + count) that are to be brought to a GPU be on their way."""
+        rows = self.packers[0].rows
+        if isinstance(rows, DeviceRows):
+            rows.prefetch(first, first + count)
+
     def block(self, first: int, count: int) -> list[tuple[Any, Any]]:
         """The packed rows [first, first + count) of every packing."""
         return [packer.block(first, count) for packer in self.packers]

@@ -13,6 +13,7 @@ from .. import _core, blocks
 from ..arguments import Progress
 from ..arrays import DeviceRows, Rows, SharedRows
 from .centre import Packer, a_few, column_sums, evenly_spaced, power_of_two_below, squared_norms
+from .device_streams import StreamedRows
 
 # Longest rows that are candidates of every row under the inner product.
 HEAVY = 16
@@ -84,7 +85,9 @@ def search(
     symmetric = base is None
     sides, unit = _sides(x, base, metric, function=function, threads=threads)
     make: type[Search] = Search
-    if isinstance(x, DeviceRows):
+    if any(isinstance(rows, StreamedRows) for rows in (x, base)):
+        from .streamed_neighbours import StreamedSearch as make  # noqa: N813
+    elif isinstance(x, DeviceRows):
         from .device_neighbours import DeviceSearch as make  # noqa: N813
     searching = make(sides[0], sides[-1], symmetric, k, metric, unit, threads, block_rows, memory, function)
     n = len(x)
@@ -141,7 +144,7 @@ class Side:
     squared_norms: np.ndarray | None  # [n], only for the cosine
 
     def at(self, positions: np.ndarray | slice) -> Side:
-        rows = replace(self.rows, values=self.rows.values[positions])
+        rows = self.rows.at(positions)
         packer = replace(self.packer, rows=rows, scale=self.packer.scale[positions])
         return Side(rows, packer, None if self.squared_norms is None else self.squared_norms[positions])
 
@@ -286,14 +289,9 @@ class Search:
         thresholds = np.full(n, -np.finfo(np.float32).max, np.float32)
         plan = self.traversal(n, m, left.words, symmetric=self.symmetric)
         tiles = "inner_product" if self.metric == "inner_product" else "euclidean"
-        held: tuple[int, Any] = (-1, None)
-        for span in steps.over(plan):
-            if held[0] != span.first_i:
-                held = (span.first_i, left.block(span.first_i, span.rows_i))
-            same = self.symmetric and span.first_j == span.first_i
-            block_j = held[1] if same else right.block(span.first_j, span.rows_j)
+        for i, j, span in blocks.packed_pairs(steps.over(plan), left.block, None if self.symmetric else right.block):
             _core.nearest(
-                held[1], block_j, left.filter, tiles, span.as_tuple(), self.symmetric, kept, keys, counts, thresholds,
+                i, j, left.filter, tiles, span.as_tuple(), self.symmetric, kept, keys, counts, thresholds,
                 self.threads,
             )  # fmt: skip
         reach = Reach.of(right, self.metric)

@@ -11,7 +11,7 @@ from .. import _core, blocks
 from ..arguments import Progress
 from ..arrays import Rows
 from ..kernels import Kernel
-from . import device
+from . import device, device_grid
 from .kernel_blocks import KernelBlocks, prepare
 from .sums import HsicSums, RowTerms, asked_pairs, finish
 
@@ -44,8 +44,12 @@ def kernel_sums(
     where = matrices[0]
     native = device.native(where)
     row_sums, products = device.zeros(where, (count, n)), device.product_sums(where, count)
-    plan = device.square_traversal(
-        where, [depth for one in made for depth in one.depths], block_rows=block_rows, memory=memory, function=function
+    plan = device_grid.square_traversal(
+        matrices,
+        [depth for one in made for depth in one.depths],
+        block_rows=block_rows,
+        memory=memory,
+        function=function,
     )
     passes = 1 if row_terms is None else 2
     for pairs, span in _traverse(made, plan, passes, 0, progress):
@@ -79,9 +83,11 @@ def _traverse(
     """The matrices between every two blocks, and where these lie; one of ``passes`` traversals that are counted."""
 
     def packed(first: int, count: int) -> list:
+        for one in made:
+            one.begin(first, count)  # of all of them, before the packing of one waits for the GPU
         return [one.block(first, count) for one in made]
 
-    for done, (i, j, span) in enumerate(plan.blocks(packed)):
+    for done, (i, j, span) in enumerate(blocks.packed_pairs(plan, packed)):
         yield (
             [
                 one.matrix(own_i, span.first_i, own_j, span.first_j)
