@@ -36,6 +36,20 @@ FACTORS = {
     "overlap": "shared fine-tuning examples",
 }
 WHAT = {**FACTORS, "alpha": "data overlap"}
+# What pairs share in a study that crosses two factors.
+CROSSED = {
+    "data_task_factorial": ("data", "tasks"),
+    "gpt_data_corpus_factorial": ("text", "corpora"),
+    "jailbreak_transfer": ("pre-training", "fine-tuning examples"),
+}
+
+
+def crossed(study: str) -> tuple[str, str]:
+    """The two things of which a study's interaction speaks; what no study here crosses has no better name.
+
+    Example: `crossed("gpt_data_corpus_factorial") == ("text", "corpora")`. Parameters: study. Returns: two nouns.
+    """
+    return CROSSED.get(study, ("first factor", "second factor"))
 
 
 @dataclass(frozen=True)
@@ -197,7 +211,8 @@ def sentence(effect: Record) -> tuple[str, str]:
         none = f"No clear effect of {WHAT[factor]} on {inside(outcome)}: {size}{unit}"
     elif factor == "interaction":
         verb = "reinforce" if estimate > 0 else "dampen"
-        claim = f"{outcome}: shared data and shared tasks {verb} each other, {size}{unit}"
+        one, other = crossed(str(effect.get("study")))
+        claim = f"{outcome}: shared {one} and shared {other} {verb} each other, {size}{unit}"
         none = f"No clear interaction in {inside(outcome)}: {size}{unit}"
     elif factor in ("correlation", "within", "within_fork"):
         same = {"within": "overlap", "within_fork": "fork depth"}.get(factor)

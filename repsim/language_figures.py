@@ -145,8 +145,6 @@ def _answers(study: Study, effects: Sequence[Record]) -> list[tuple[str, str, Re
                     f"{label}: {CHANGES[row['factor']]} changes the slope on data overlap by "
                     f"{number(finite(row['estimate']))} ({interval})."
                 )
-            elif row["factor"] == "interaction":
-                text = text.replace("shared data and shared tasks", "shared text and shared corpora")
             found.append((grade, text, row))
     found.sort(key=lambda item: (
         item[0] == "unknown", ASKED.index(item[2]["factor"]), outcomes.index(item[2]["outcome"])

@@ -23,6 +23,7 @@ from repsim.findings import (
     Record,
     Study,
     counted,
+    crossed,
     finite,
     no_verdict,
     number,
@@ -285,9 +286,7 @@ def _row_label(row: Record) -> str:
             "" if row["outcome"] == "transfer_auc" else f"{LABELS.get(str(row['outcome']), row['outcome'])} with "
         )
         return f"{counted_by}{LABELS.get(measure, measure)}{among[factor]}"
-    name = {"alpha": "data overlap", "shared": "shared attributes", "interaction": "data × task"}.get(
-        factor, WHAT.get(factor, factor)
-    )
+    name = " × ".join(crossed(str(row["study"]))) if factor == "interaction" else WHAT.get(factor, factor)
     via = f" via {LABELS.get(measure, measure)}" if measure else ""
     return (
         f"{LABELS.get(str(row['outcome']), str(row['outcome']))}{',' if factor == 'interaction' else ' on'} {name}{via}"
