@@ -321,6 +321,35 @@ def test_a_factorial_finds_both_slopes_and_their_interaction() -> None:
     assert found["cka", "interaction"] == pytest.approx(0.2, abs=0.03)
 
 
+@pytest.mark.parametrize(
+    ("text", "source", "word", "first"),
+    [
+        (0.2, 0.4, "Both", "corpus"),
+        (0.2, 0.0, "The very text", "data"),
+        (0.0, 0.4, "Where it is from", "corpus"),
+        (0.0, 0.0, "No clear effect", "corpus"),
+        (0.0, -0.4, "The other way", "corpus"),
+    ],
+)
+def test_a_factorial_says_whether_the_text_counts_or_its_source(
+    text: float, source: float, word: str, first: str
+) -> None:
+    rng = np.random.default_rng(3)
+    levels = [(a, c) for a in (0.0, 0.5, 1.0) for c in (1 / 3, 1.0)]
+    # Noise that no level has in common over the seeds, so that what is not there is not found.
+    noise = {level: rng.permutation(np.linspace(-0.05, 0.05, 6)) for level in levels}
+    records = [
+        invented(seed, 0.5 + text * a + source * c + noise[a, c][seed], alpha=a, corpora=c)
+        | {"study": "gpt_data_corpus_factorial"}
+        for seed in range(6) for a, c in levels
+    ]  # fmt: skip
+    effects = gpt_data_corpus_factorial.effects(records)
+    found = language_figures.section("gpt_data_corpus_factorial", effects, records, [])["verdict"]
+    assert found["word"] == word
+    assert f"{first} overlap" in found["text"]
+    assert f"{'data' if first == 'corpus' else 'corpus'} overlap" in found["attack"]
+
+
 def test_what_is_saturated_in_every_pair_is_flagged_and_no_answer() -> None:
     rng = np.random.default_rng(2)
     records = [
