@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import re
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +31,12 @@ from bench import (  # noqa: E402
     page_cache,
     profile,
     reach,
+    studies,
     tables,
     timer,
 )
 from bench.contest import Case, Contender, Op, Outcome, Terms  # noqa: E402
+from repsim.records import RunDirectory, RunError  # noqa: E402
 
 QUIET = Terms(repeats=1, pause=0.0, say=lambda line: None)
 
@@ -480,3 +484,37 @@ def test_reach_carries_on_the_power_that_fits() -> None:
     assert reach._row("procrustes", flat, "all inputs")[4:6] == ("0.00", "2.4e+06")
     assert reach._row("procrustes", flat, "ValueError: no more")[4:6] == ("0.00", "-")
     assert reach._row("none", [], "refused")[1:] == ("-", "-", "-", "-", "-", "-", "refused")
+
+
+def test_the_table_of_a_study_says_what_its_run_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = {"cpu": "a processor", "cpus": 2, "versions": {"torch": "2.0"}, "commit": "0123456789", "dirty": False}
+    begun = (datetime.now(timezone.utc) - timedelta(minutes=30)).isoformat()
+    run = RunDirectory.create(
+        tmp_path / "run",
+        {"studies": ["toy"], "preset": "quick", "workers": 1, "created": begun, "environment": where},
+    )
+    with run.lock():
+        for key, kind in (("a", "model"), ("b", "model"), ("c", "pair")):
+            run.write_record(key, {"study": "toy", "kind": kind, "params": {}, "result": {}, "seconds": 1.0})
+    row = {"study": "toy", "outcome": "cka", "factor": "alpha", "unit": "from none to all", "estimate": 0.25,
+           "low": 0.125, "high": 0.375, "p": 0.01, "p_holm": 0.02, "n_seeds": 4, "n_pairs": 12}  # fmt: skip
+    effects = [row, {**row, "outcome": "CKA of words"}, {**row, "factor": "same overlap:cka"}, {**row, "study": "b"},
+               {**row, "outcome": "mutual_knn", "estimate": None, "low": None, "high": None, "p": None, "p_holm": None},
+               {**row, "outcome": "transfer_auc", "saturated": True}]  # fmt: skip
+    (tmp_path / "run" / "effects.json").write_text(json.dumps(effects))
+    assert studies.main([str(tmp_path / "run"), "--markdown", str(tmp_path / "page.md")]) == 0
+    page = (tmp_path / "page.md").read_text()
+    assert page in capsys.readouterr().out
+    assert "## toy, preset quick" in page
+    assert "2 trainings, 1 pairs; 30.0 minutes on 1 of 2 cores (a processor), torch 2.0, commit 0123456" in page
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| ")][2:]
+    assert rows == [
+        ["| CKA", "alpha (from none to all)", "0.250", "0.125 to 0.375", ".020", "4", "clear |"],
+        ["| Mutual kNN", "alpha (from none to all)", "–", "–", "–", "4", "unknown |"],  # noqa: RUF001
+        ["| Attack transfer", "alpha (from none to all)", "0.250", "0.125 to 0.375", ".020", "4", "saturated |"],
+    ]
+
+
+def test_the_table_of_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="holds no run"):
+        studies.main([str(tmp_path)])
