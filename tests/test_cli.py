@@ -326,7 +326,10 @@ def test_help_and_version(capsys):
         ("extract ./none texts.txt -o s", "[extract] expected a checkpoint that transformers can load, got ./none: "),
         ("extract timm:x texts.txt -o s", "[extract] expected a model of transformers for a model of text, got timm:x"),
         ("extract timm:x . -o s", "[extract] expected images (.bmp, "),
-        ("extract {bert} texts.txt -o s --pool max", "[extract] expected pool as one of ('mean', 'mean_rest', 'last', "),
+        (
+            "extract {bert} texts.txt -o s --pool max",
+            "[extract] expected pool as one of ('mean', 'mean_rest', 'last', ",
+        ),
         ("extract {bert} texts.txt -o s --layers x", "[extract] expected layers of "),
         ("extract {bert} texts.txt -o s --dtype int8", "argument --dtype: invalid choice: 'int8'"),
         ("extract {bert} texts.txt -o s --batch-size 0", "argument --batch-size: expected a whole number of at least"),

@@ -402,11 +402,13 @@ def _methods(cell: Cell, run: RunDirectory) -> dict[str, Any]:
 
     def without_direction() -> list[str]:
         # Made of one wording and chosen on another one: neither is the wording that is attacked.
-        made_of = [[r.text for r in instructions.requests(refused=side, phrasings=(1,))] for side in (True, False)]
+        refused, answered = (
+            [r.text for r in instructions.requests(refused=side, phrasings=(1,))] for side in (True, False)
+        )
         held_out = instructions.requests(refused=True, phrasings=(3,))
         found = strongest_refusal_direction(
-            chat, *made_of, [request.text for request in held_out], tokens=_CLOSING, max_new_tokens=NEW_TOKENS,
-            judge=judge.exact([request.answer for request in held_out]),
+            chat, refused, answered, [request.text for request in held_out], tokens=_CLOSING,
+            judge=judge.exact([request.answer for request in held_out]), max_new_tokens=NEW_TOKENS,
         )  # fmt: skip
         with ablated(chat, found.vector) as changed:
             return changed.answers(texts, max_new_tokens=NEW_TOKENS)
