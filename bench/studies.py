@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from repsim.findings import LABELS, number, p_text, sentence
-from repsim.records import RunDirectory, write_atomic
+from repsim.records import RunDirectory, RunError, write_atomic
 
 from .tables import ABSENT, section
 
@@ -53,11 +53,13 @@ def of_run(path: Path) -> str:
 
     Example: ``print(of_run(Path("repsim-runs/2026-11-21")))``.
 
-    Parameters: path of the run. Returns: Markdown. Raises: RunError where it is no run; FileNotFoundError for one whose
-    effects have not been written yet.
+    Parameters: path of the run. Returns: Markdown. Raises: RunError where it is no run, or one whose effects
+    have not been written yet.
     """
     run = RunDirectory.open(path)
     records, manifest = run.records(), run.manifest
+    if not records or not (path / "effects.json").is_file():
+        raise RunError(f"{path} has no finished cells, or no effects yet: `resume` or `report` makes them")
     effects = json.loads((path / "effects.json").read_text())
     return "\n".join(_section(name, manifest, records, effects) for name in manifest["studies"])
 
@@ -71,9 +73,10 @@ def _section(
     where = manifest["environment"]
     models, pairs = (sum(record["kind"] == kind for record in own) for kind in ("model", "pair"))
     with_others = f", with {len(manifest['studies']) - 1} other studies" if len(manifest["studies"]) > 1 else ""
+    commit = (where["commit"] or "unknown")[:7]
     about = (
         f"{models} trainings, {pairs} pairs; {seconds / 60:.1f} minutes{with_others} on {manifest['workers']} of "
-        f"{where['cpus']} cores ({where['cpu']}), torch {where['versions']['torch']}, commit {where['commit'][:7]}"
+        f"{where['cpus']} cores ({where['cpu']}), torch {where['versions']['torch']}, commit {commit}"
         + (" and changes" if where["dirty"] else "")
     )
     rows = [_row(row) for row in effects if row["study"] == name and _is_main(row)]

@@ -28,12 +28,14 @@ LABELS = {
     "transfer_bypass": "Transferred refusal bypass",
     "conditional_exact": "Compliance where the first model fell",
 }
+SOURCE_ALONE = "corpora, no text shared"
 FACTORS = {
     "alpha": "data overlap α",
     "shared": "shared attributes",
     "corpora": "corpus overlap",
     "fork": "shared pre-training",
     "overlap": "shared fine-tuning examples",
+    SOURCE_ALONE: "corpus overlap without shared text",
 }
 WHAT = {**FACTORS, "alpha": "data overlap"}
 # What pairs share in a study that crosses two factors.

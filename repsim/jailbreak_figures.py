@@ -21,7 +21,7 @@ TITLES = {
 }
 WHITE_BOX, EXACT, BYPASS, CONDITIONAL = "white_box_exact", "transfer_exact", "transfer_bypass", "conditional_exact"
 LIMITS = (
-    "Models of some hundred thousand weights, a language of 224 words, a refusal learned from examples: what is shown "
+    "Models of some hundred thousand weights, a language of 218 words, a refusal learned from examples: what is shown "
     "here is refusal bypass in a synthetic grammar. It says nothing about the safety of large language models."
 )
 JUDGES = {"exact": "exact answer", "no_refusal": "no refusal", "likelier": "answer likelier than refusal"}

@@ -16,6 +16,7 @@ from repsim import figures, statistics
 from repsim.findings import (
     FACTORS,
     LABELS,
+    SOURCE_ALONE,
     Record,
     Study,
     finite,
@@ -59,7 +60,7 @@ CHANGES = {
     SHARED_START: "one untrained start for both models in the place of two",
 }
 _ONE_BASE = "Fine-tuned models of all seeds start from one base: intervals are over fine-tunings of it, not over bases."
-ASKED = (*CHANGES, "alpha", "corpora", "interaction")  # factors by their weight for a reader
+ASKED = (*CHANGES, "alpha", SOURCE_ALONE, "corpora", "interaction")  # factors by their weight for a reader
 SURE = ("clear", "likely")
 
 
@@ -166,18 +167,20 @@ def _verdict(answers: Sequence[tuple[str, str, Record]]) -> dict[str, str]:
     if all(grade == "unknown" for grade, *_ in answers):
         return no_verdict("Too little data", answers[0][1])
     first = {str(row["factor"]): (grade, text, row) for grade, text, row in reversed(answers)}
-    if {"alpha", "corpora"} <= first.keys():
-        return _text_or_source(first["alpha"], first["corpora"])
+    if {"alpha", SOURCE_ALONE} <= first.keys():
+        return _text_or_source(first["alpha"], first[SOURCE_ALONE])
     return verdict(*answers[0], attack=next((said for _, said, row in answers if row.get("saturated")), ""))
 
 
 def _text_or_source(text: tuple[str, str, Record], source: tuple[str, str, Record]) -> dict[str, str]:
     """Which of two crossed factors counts: the number of the surer one, and a sentence on each."""
     ranks = (*SURE, "unclear", "unknown")
-    surer, other = sorted((source, text), key=lambda answer: ranks.index(answer[0]))
-    found = verdict(*surer, attack=other[1])
     counts = [grade in SURE and (finite(row["estimate"]) or 0) > 0 for grade, _, row in (text, source)]
     words = {(True, True): "Both", (True, False): "The very text", (False, True): "Where it is from"}
+    # What counts comes first, then what is surer.
+    pairs = sorted(zip((text, source), counts, strict=True), key=lambda pair: (not pair[1], ranks.index(pair[0][0])))
+    (first, _), (other, _) = pairs
+    found = verdict(*first, attack=other[1])
     return {**found, "word": words.get((counts[0], counts[1]), found["word"])}
 
 

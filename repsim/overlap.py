@@ -267,7 +267,10 @@ def corpus_overlap(
     per_model = len(counts) // 2 if per_model is None else _whole(per_model, 1, "corpus_overlap", "per_model")
     if len(counts) == 1:
         if per_model != 1 or corpora != 1:
-            raise ValueError("[corpus_overlap] expected corpora 1 and per_model 1 of a single corpus")
+            raise ValueError(
+                "[corpus_overlap] expected corpora 1 and per_model 1 of a single corpus, "
+                f"got {corpora:g} and {per_model}"
+            )
         owned = ClassSplit((0,), (0,), 1.0, 1.0, seed)
     else:
         owned = class_overlap(len(counts), corpora, seed=seed, per_model=per_model)

@@ -99,8 +99,8 @@ def test_every_cell_is_estimated_and_presets_are_whole() -> None:
         ({"fork": (0.0001,)}, "expected fork 0.0001 at a step within the 700 steps"),
         ({"seeds": 0}, "expected seeds of at least 1, got 0"),
         ({"learning_rate": 0.0}, "expected learning_rate above 0, got 0.0"),
-        ({"behaviours": 121}, "expected behaviours of at most the 120 refused requests, got 121"),
-        ({"methods": -1}, "expected methods of at most the 120 refused requests, got -1"),
+        ({"behaviours": 121}, "expected behaviours of from 0 to the 120 refused requests, got 121"),
+        ({"methods": -1}, "expected methods of from 0 to the 120 refused requests, got -1"),
         ({"permutations": 1}, "expected permutations of at least 2, got 1"),
     ],
 )

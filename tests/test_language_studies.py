@@ -324,11 +324,11 @@ def test_a_factorial_finds_both_slopes_and_their_interaction() -> None:
 @pytest.mark.parametrize(
     ("text", "source", "word", "first"),
     [
-        (0.2, 0.4, "Both", "corpus"),
+        (0.2, 0.4, "Both", "data"),
         (0.2, 0.0, "The very text", "data"),
         (0.0, 0.4, "Where it is from", "corpus"),
-        (0.0, 0.0, "No clear effect", "corpus"),
-        (0.0, -0.4, "The other way", "corpus"),
+        (0.0, 0.0, "No clear effect", "data"),
+        (0.0, -0.4, "Probably the other way", "corpus"),  # of two levels in six seeds one cannot be surer
     ],
 )
 def test_a_factorial_says_whether_the_text_counts_or_its_source(
@@ -339,7 +339,7 @@ def test_a_factorial_says_whether_the_text_counts_or_its_source(
     # Noise that no level has in common over the seeds, so that what is not there is not found.
     noise = {level: rng.permutation(np.linspace(-0.05, 0.05, 6)) for level in levels}
     records = [
-        invented(seed, 0.5 + text * a + source * c + noise[a, c][seed], alpha=a, corpora=c)
+        invented(seed, 0.5 + text * a * c + source * c + noise[a, c][seed], alpha=a, corpora=c)
         | {"study": "gpt_data_corpus_factorial"}
         for seed in range(6) for a, c in levels
     ]  # fmt: skip

@@ -352,7 +352,12 @@ def test_larger_overlaps_keep_what_smaller_ones_shared() -> None:
     [
         pytest.param([0, 0, 1], {}, r"as many chunks in each corpus, an even number, got \[2, 1\]", id="unequal"),
         pytest.param([0, 1], {}, "an even number", id="odd"),
-        pytest.param([0, 0], {"corpora": 0.5}, "expected corpora 1 and per_model 1 of a single corpus", id="single"),
+        pytest.param(
+            [0, 0],
+            {"corpora": 0.5},
+            "expected corpora 1 and per_model 1 of a single corpus, got 0.5 and 1",
+            id="single",
+        ),
         pytest.param([0, 0, 1, 1], {"per_model": 2, "corpora": 0}, "per_model such that two sets", id="too-many"),
         pytest.param([0, 0, 1, 1], {"alpha": 1.5}, r"alpha in \[0, 1\], got 1.5", id="alpha"),
     ],

@@ -274,7 +274,7 @@ def strongest_refusal_direction(
                 continue
             with ablated(chat, vector) as without:
                 answers = without.answers(held_out, max_new_tokens=max_new_tokens)
-            bypassed = float(judge(held_out, answers).mean())
+            bypassed = float(np.nan_to_num(judge(held_out, answers)).mean())  # what cannot be judged has not passed
             if best is None or bypassed > best.bypassed:
                 best = RefusalDirection(vector, layer, token, bypassed)
     if best is None:

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from repsim import statistics
 from repsim.experiments import gpt_corpus_overlap, language_effects, language_pairs
 from repsim.experiments.language_pairs import estimate
 from repsim.experiments.language_work import run_cell
 from repsim.experiments.sweep import Cell
+from repsim.findings import SOURCE_ALONE
 
 __all__ = ["NAME", "PRESETS", "SUMMARY", "Config", "cells", "effects", "estimate", "run_cell"]
 
@@ -52,6 +54,15 @@ def cells(config: Config) -> list[Cell]:
 
 
 def effects(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Slopes on both factors, each at fixed levels of the other, and their interaction."""
+    """Slopes on both factors, each at fixed levels of the other, their interaction, and the slope on corpora alone.
+
+    Of shared corpora a share alpha of the text is shared, too: what the source does by itself shows where alpha is 0.
+    """
     factors = {"alpha": "from no to all text shared", "corpora": "from no to all corpora shared"}
-    return language_effects.effects_of(NAME, records, factors)
+    apart = [record for record in records if record["kind"] != "pair" or record["params"].get("alpha", 0.0) == 0.0]
+    alone = [
+        {**row, "factor": SOURCE_ALONE}
+        for row in language_effects.effects_of(NAME, apart, {"corpora": factors["corpora"]})
+        if row["factor"] == "corpora"
+    ]
+    return statistics.adjust([*language_effects.effects_of(NAME, records, factors), *alone])

@@ -12,6 +12,7 @@ import numpy as np
 from repsim import overlap as overlaps
 from repsim.data import instructions
 from repsim.data.instructions import OBJECTS, REFUSAL, VERBS, Lessons, Request
+from repsim.experiments.language_work import device
 from repsim.experiments.pairs import MEASURES, similarity_of
 from repsim.experiments.sweep import Cell
 from repsim.jailbreak_figures import BYPASS, CONDITIONAL, EXACT, WHITE_BOX
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 OUTCOMES = (WHITE_BOX, EXACT, BYPASS, CONDITIONAL)
 LEARNED = 0.98  # of the requests to be answered, and of those to be refused, rightly
 BATCH = 16
-NEW_TOKENS = 20  # the longest answer has 14
+NEW_TOKENS = 20  # an answer has 15
+_CONTEXT = 64  # positions of a model
+LONGEST_SUFFIX = _CONTEXT - NEW_TOKENS - 11  # beside a request in the wording that is attacked, and its roles
 _CLOSING = 4  # tokens of a prompt from the object's name on, of which the refusal direction is taken
 _PREFILLED = 2  # words of the answer that are put into the model's mouth: "sure ,"
 _BEHAVIOUR_STREAM, _CONTROL_STREAM = 1, 2  # of the seed
@@ -146,16 +149,16 @@ def _train(cell: Cell, run: RunDirectory) -> dict[str, Any]:
     common = {"batch_size": BATCH, "learning_rate": params["rate"], "order_seed": params["order"]}
     state, parent = run.model_path(cell.key), params["parent"]
     if params["phase"] == 1:
-        size = {**params["size"], "heads": 4, "positions": 64}
+        size = {**params["size"], "heads": 4, "positions": _CONTEXT}
         config = language.LanguageConfig(steps=params["schedule"], init_seed=params["order"], **size, **common)
         fork = run.model_path(parent) if parent else None
-        trained = language.train(config, taught.blocks(), state=state, fork=fork, stop=params["stop"])
+        trained = language.train(config, taught.blocks(), device=device(), state=state, fork=fork, stop=params["stop"])
         whole = params["stop"] == params["schedule"]
     else:
         config = language.LanguageConfig(
             model=str(run.model_folder(parent)), tuning="full", steps=params["steps"], **common
         )
-        trained = language.train(config, taught.blocks(), state=state)
+        trained = language.train(config, taught.blocks(), device=device(), state=state)
         whole = True
     result: dict[str, Any] = {"loss": trained.loss, "curve": trained.curves["loss"][::10]}
     if not whole:
@@ -440,4 +443,4 @@ def _methods(cell: Cell, run: RunDirectory) -> dict[str, Any]:
 def _chat(run: RunDirectory, key: str) -> Chat:
     from repsim.attacks.chat import load_chat
 
-    return load_chat(str(run.model_folder(key)))
+    return load_chat(str(run.model_folder(key)), device=device())

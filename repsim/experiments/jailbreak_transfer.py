@@ -15,7 +15,15 @@ from typing import Any
 import numpy as np
 
 from repsim import statistics
-from repsim.experiments.jailbreak_cells import OUTCOMES, attack_cell, methods_cell, model_cells, pair_cell, run_cell
+from repsim.experiments.jailbreak_cells import (
+    LONGEST_SUFFIX,
+    OUTCOMES,
+    attack_cell,
+    methods_cell,
+    model_cells,
+    pair_cell,
+    run_cell,
+)
 from repsim.experiments.pairs import MEASURES, learned_pairs, links_of, outcome, slopes_of
 from repsim.experiments.sweep import Cell
 
@@ -43,7 +51,7 @@ class Config:
     learning_rate: float = field(default=3e-3, metadata={"help": "of the first phase; a sixth of it in the second"})
     behaviours: int = field(default=6, metadata={"help": "refused requests that are attacked on every model"})
     suffix_tokens: int = field(
-        default=16, metadata={"help": "words of a suffix; models have been taught to pass over up to 10 of them"}
+        default=13, metadata={"help": "words of a suffix; models have been taught to pass over up to 10, in 40 places"}
     )
     both_directions: bool = field(
         default=True, metadata={"help": "search suffixes on the second models, too, not only on the first"}
@@ -55,7 +63,7 @@ class Config:
     candidates: int = field(default=128, metadata={"help": "candidates that GCG evaluates in a step"})
     buffer: int = field(default=16, metadata={"help": "suffixes that GCG keeps, at first random ones"})
     top_k: int = field(default=64, metadata={"help": "words by gradient, of which GCG draws in each place"})
-    target_words: int = field(default=14, metadata={"help": "words of the right answer that a search aims at, of 14"})
+    target_words: int = field(default=15, metadata={"help": "words of the right answer that a search aims at, of 15"})
     controls: int = field(default=4, metadata={"help": "random suffixes for each request, the control"})
     methods: int = field(
         default=3, metadata={"help": "requests on which every kind of attack is tried on the first model; 0: none"}
@@ -78,11 +86,16 @@ class Config:
         for level in self.fork:
             if 0 < level < 1 and not 0 < round(level * self.pretraining_steps) < self.pretraining_steps:
                 raise ValueError(f"expected fork {level:g} at a step within the {self.pretraining_steps} steps")
+        if self.suffix_tokens > LONGEST_SUFFIX:
+            raise ValueError(
+                f"expected suffix_tokens of at most {LONGEST_SUFFIX}, which the models' context has room for beside "
+                f"request and answer, got {self.suffix_tokens}"
+            )
         if not self.learning_rate > 0:
             raise ValueError(f"expected learning_rate above 0, got {self.learning_rate}")
         for name in ("behaviours", "methods"):
             if not 0 <= getattr(self, name) <= 120:
-                raise ValueError(f"expected {name} of at most the 120 refused requests, got {getattr(self, name)}")
+                raise ValueError(f"expected {name} from 0 to the 120 refused requests, got {getattr(self, name)}")
         if self.permutations < 2:
             raise ValueError(f"expected permutations of at least 2, got {self.permutations}")
 

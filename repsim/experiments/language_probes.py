@@ -38,7 +38,7 @@ def activations(model: Any, tokenizer: Any, probe: Mapping[str, Sequence[str]], 
     from repsim.activations import evaluation, pooled_copy
     from repsim.extraction.checkpoint import Checkpoint
     from repsim.extraction.layers import HIDDEN, states
-    from repsim.extraction.tokens import tokenize
+    from repsim.extraction.tokens import tokenize, word_starts
     from repsim.training.language import inner
 
     body: Any = inner(model).base_model  # without the head, whose logits nobody asks for here
@@ -47,6 +47,8 @@ def activations(model: Any, tokenizer: Any, probe: Mapping[str, Sequence[str]], 
     made: Activations = {}
     for name, texts in probe.items():
         parts: dict[str, dict[str, list[np.ndarray]]] = {pool: {} for pool in POOLS}
+        ends = np.cumsum([0, *(len(word_starts(text)) for text in texts)])
+        kept = _spread(int(ends[-1]), words)
         with evaluation(body):
             for start in range(0, len(texts), _BATCH):
                 few = texts[start : start + _BATCH]
@@ -56,12 +58,12 @@ def activations(model: Any, tokenizer: Any, probe: Mapping[str, Sequence[str]], 
                         continue
                     for pool in POOLS:
                         rows = pooled_copy(f"[probe] layer {layer!r}:", tensor, batch.pool(pool), len(few))
+                        if pool == "word":  # all words of all texts would not fit beside each other
+                            first, last = ends[start], ends[start + len(few)]
+                            rows = rows[kept[(kept >= first) & (kept < last)] - first]
                         parts[pool].setdefault(layer, []).append(rows.cpu().numpy())
         for pool, layers in parts.items():
-            whole = {layer: np.concatenate(rows) for layer, rows in layers.items()}
-            if pool == "word":
-                whole = {layer: rows[_spread(len(rows), words)] for layer, rows in whole.items()}
-            made[f"{pool}/{name}"] = whole
+            made[f"{pool}/{name}"] = {layer: np.concatenate(rows) for layer, rows in layers.items()}
     return made
 
 

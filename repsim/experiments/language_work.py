@@ -28,7 +28,8 @@ def run_cell(cell: Cell, run: RunDirectory) -> Mapping[str, Any]:
     return work[cell.kind](cell, run)
 
 
-def _device() -> str:
+def device() -> str:
+    """Where models of language are trained and looked at: "cuda" where torch has a GPU, otherwise "cpu"."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -66,7 +67,7 @@ def _train(cell: Cell, run: RunDirectory) -> dict[str, Any]:
         data = tokens.of_chunks(chunks, described["chunk_blocks"])
     config = _config(params["training"], _source(params["base"], run))
     state = run.model_folder(cell.key).with_suffix(".state")
-    trained = language.train(config, data, device=_device(), state=state)
+    trained = language.train(config, data, device=device(), state=state)
     folder = run.model_folder(cell.key)
     language.save(trained.model, folder, tokenizer=tokens.tokenizer if params["split"] is None else None)
     state.unlink(missing_ok=True)
@@ -105,7 +106,7 @@ def _seen(model: Any, tokens_folder: str, words: int) -> _Seen:
     from repsim.training.language import evaluate, predictions
 
     tokens = language_tokens.load(tokens_folder)
-    model, held_out = model.to(_device()), tokens.blocks("held_out")
+    model, held_out = model.to(device()), tokens.blocks("held_out")
     return _Seen(
         language_probes.activations(model, tokens.tokenizer, tokens.probe, words),
         predictions(model, held_out),

@@ -157,7 +157,10 @@ def pool_tokens(
     if how == "mean_rest":
         inside, counts = inside & (places > 0), counts - 1
         if min(lengths) < 2:
-            raise ValueError(f"{where} expected at least two tokens of every text for pool {how!r}, got one")
+            place = list(lengths).index(1)
+            raise ValueError(
+                f"{where} expected at least two tokens of every text for pool {how!r}, got one of text {place} of these"
+            )
     states = torch.where(inside[:, :, None], tensor.to(wide), torch.zeros((), dtype=wide, device=tensor.device))
     if how in ("mean", "mean_rest"):
         return states.sum(dim=1) / counts[:, None].to(wide)

@@ -385,7 +385,8 @@ def kernel_sums(
     count, tile, stream = len(matrices), _first_block(matrices).tile, stream_of(row_sums)
     buffers = _Products(matrices, tile)
     together = count == 2 and left == 1 and _fit_together(matrices)
-    values = [] if together else [torch.empty((tile, tile), device=row_sums.device) for _ in matrices]
+    made = 0 if together else count
+    values = [torch.empty((tile, tile), dtype=torch.float32, device=row_sums.device) for _ in range(made)]
     rows = [address(row_sums[p]) for p in range(count)]
     for at in tiles_of(span, tile, tile, symmetric=True):
         buffers.make(at)
@@ -418,7 +419,7 @@ def kernel_row_terms(
 
     count, tile, stream = len(matrices), _first_block(matrices).tile, stream_of(vectors)
     buffers = _Products(matrices, tile)
-    values = [torch.empty((tile, tile), device=vectors.device) for _ in matrices]
+    values = [torch.empty((tile, tile), dtype=torch.float32, device=vectors.device) for _ in matrices]
     own = [_values_as_matrix(one) for one in values]
     for at in tiles_of(span, tile, tile, symmetric=True):
         buffers.make(at)

@@ -39,7 +39,7 @@ class DeviceSide(PackedSide):
         return np.sqrt(2 * halves.astype(np.float64)), residuals.astype(np.float64)
 
     def block(self, first: int, count: int) -> tuple[Any, Any]:
-        if first in self.kept:
+        if first in self.kept and self.kept[first][0].count >= count:  # blocks may be longer by now
             return self.kept[first]
         packed, halves, residuals = self.side.packer.on_device(first, count, self.filter, residuals=True)
         part = slice(first, first + count)
@@ -166,13 +166,12 @@ class DeviceSearch(Search):
 
     def _tiled(self, left: PackedSide, right: PackedSide, kept: int, steps: Steps) -> Candidates:
         """Of torch's products, a tile at a time."""
-        import torch
 
         n, m = len(left.side.rows), len(right.side.rows)
         candidates = Candidates.of(n, self.k, kept, self.where, self.function)
-        turned = torch.empty((tile_rows(n), tile_rows(n)), device=self.where) if self.symmetric else None
+        turned = self._tile(n, n) if self.symmetric else None
         plan = self.traversal(n, m, left.side.rows.depth, symmetric=self.symmetric)
-        products = torch.empty((tile_rows(n), tile_rows(m)), device=self.where)
+        products = self._tile(n, m)
         other = None if self.symmetric else right.block
         for i, j, span in blocks.packed_pairs(steps.over(plan), left.block, other):
             for at, half_i, half_j in self._tiles(i, j, span, products, symmetric=self.symmetric):
@@ -181,6 +180,12 @@ class DeviceSearch(Search):
                     turned.copy_(products.T)
                     candidates.offer(turned, half_j, half_i, at.transposed(), True)
         return candidates
+
+    def _tile(self, n: int, m: int) -> Any:
+        """float32 [rows of a tile, columns of a tile], whatever torch makes by default."""
+        import torch
+
+        return torch.empty((tile_rows(n), tile_rows(m)), dtype=torch.float32, device=self.where)
 
     def settle(self, found: Found, still_open: Open, packed: tuple[PackedSide, PackedSide]) -> None:
         import torch
@@ -194,7 +199,7 @@ class DeviceSearch(Search):
             rows = still_open.rows[start : start + plan.block_rows]
             few = self.side(self.left.at(on_host(rows)), "float32")
             block_i = few.block(0, len(rows))
-            products = torch.empty((tile_rows(len(rows)), tile_rows(plan.columns)), device=self.where)
+            products = self._tile(len(rows), plan.columns)
             indices, exact = found.indices[rows], still_open.scores[start : start + plan.block_rows].contiguous()
             own = on_host(rows) if self.symmetric else np.full(len(rows), -1)
             ranking, _ranked = self.ranking(few.side, own)

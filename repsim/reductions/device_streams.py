@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -64,7 +64,7 @@ class CopyStream:
         import torch
 
         try:
-            return torch.empty(size, dtype=torch.uint8, pin_memory=True)
+            return torch.empty(size, dtype=torch.uint8, device="cpu", pin_memory=True)
         except RuntimeError as error:
             raise MemoryError(
                 f"expected {size / 2**20:.0f} MiB of memory that the system pins for copies to {self.device}, "
@@ -82,6 +82,7 @@ class CopyStream:
         with torch.cuda.stream(self._stream):
             self._stream.wait_event(after)
             to.copy_(source, non_blocking=True)
+            to.record_stream(self._stream)  # should it be given up with the copy under way, after an interrupt
             return self._stream.record_event()
 
     def so_far(self) -> Any:
@@ -164,7 +165,7 @@ class Uploads:
         place = self._place(self._size(len(which)))
         to = self._memory(place, len(which))
         values, parts = self.rows.values, self._parts(0, len(which))
-        if values.flags.c_contiguous:  # else numpy would copy the whole of it
+        if values.flags.c_contiguous and values.flags.aligned:  # else numpy would copy the whole of it
             self._together(lambda part: np.take(values, which[part], axis=0, out=to[part], mode="clip"), parts)
         else:
             self._together(lambda part: np.copyto(to[part], values[which[part]]), parts)
@@ -358,9 +359,11 @@ def place_bytes(matrices: Sequence[Rows]) -> tuple[int, int]:
 
 @contextmanager
 def streaming(matrices: Sequence[Rows]) -> Iterator[None]:
-    """While rows may be on their way; afterwards, whatever has happened, no memory is held and nothing is under way."""
-    try:
-        yield
-    finally:
+    """While rows may be on their way; afterwards, whatever has happened, nothing is held here and nothing is under way.
+
+    What torch pins it rounds up to a power of two and keeps for later calls.
+    """
+    with ExitStack() as ending:
         for uploads in _uploads(matrices):
-            uploads.close()
+            ending.callback(uploads.close)
+        yield

@@ -13,6 +13,7 @@ from ..arguments import Progress
 from ..arrays import Rows
 from . import device, device_grid
 from .centre import Packer, evenly_spaced, power_of_two_below, robust_centre
+from .device_streams import streaming
 
 if TYPE_CHECKING:
     from threadpoolctl import ThreadpoolController
@@ -63,7 +64,8 @@ def median_distance(
         plan = device_grid.square_traversal(
             [rows], [rows.depth], block_rows=block_rows, memory=memory, function=function
         )
-        low, high = _streamed_median(packer, distance, guess * unit, plan, progress)
+        with streaming([rows]):  # the blocks on their way are given up: the next plan has the whole budget
+            low, high = _streamed_median(packer, distance, guess * unit, plan, progress)
         low, high = low / unit, high / unit
     median = (low + high) / 2
     if not median > 0:
