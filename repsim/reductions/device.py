@@ -385,8 +385,8 @@ def kernel_sums(
     count, tile, stream = len(matrices), _first_block(matrices).tile, stream_of(row_sums)
     buffers = _Products(matrices, tile)
     together = count == 2 and left == 1 and _fit_together(matrices)
-    made = 0 if together else count
-    values = [torch.empty((tile, tile), dtype=torch.float32, device=row_sums.device) for _ in range(made)]
+    apart = 0 if together else count
+    values = [torch.empty((tile, tile), dtype=torch.float32, device=row_sums.device) for _ in range(apart)]
     rows = [address(row_sums[p]) for p in range(count)]
     for at in tiles_of(span, tile, tile, symmetric=True):
         buffers.make(at)
