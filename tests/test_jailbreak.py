@@ -99,9 +99,10 @@ def test_every_cell_is_estimated_and_presets_are_whole() -> None:
         ({"fork": (0.0001,)}, "expected fork 0.0001 at a step within the 700 steps"),
         ({"seeds": 0}, "expected seeds of at least 1, got 0"),
         ({"learning_rate": 0.0}, "expected learning_rate above 0, got 0.0"),
-        ({"behaviours": 121}, "expected behaviours of from 0 to the 120 refused requests, got 121"),
-        ({"methods": -1}, "expected methods of from 0 to the 120 refused requests, got -1"),
+        ({"behaviours": 121}, "expected behaviours from 0 to the 120 refused requests, got 121"),
+        ({"methods": -1}, "expected methods from 0 to the 120 refused requests, got -1"),
         ({"permutations": 1}, "expected permutations of at least 2, got 1"),
+        ({"suffix_tokens": 34}, "expected suffix_tokens of at most 33, which the models' context has room for"),
     ],
 )
 def test_bad_configurations(change: dict[str, Any], message: str) -> None:
@@ -118,6 +119,16 @@ def direction(hits: int, noise: int, n: int = 10) -> dict[str, Any]:
         counts |= {f"source_{judge}": 5, f"victim_{judge}": hits, f"conditional_{judge}": 3, f"control_{judge}": noise}
     table = {"both": hits, "first only": 0, "second only": 1, "neither": n - hits - 1}
     return {**counts, "disagree_source": 0, "disagree_victim": 1, "judges_victim": {"exact / no_refusal": table}}
+
+
+def test_the_longest_suffix_fits_into_a_model() -> None:
+    """The prompt that is attacked, the longest suffix and the longest answer, in tokens of the grammar."""
+    request = jailbreak_cells.behaviours(0, 1)[0]
+    prompt = instructions.tokenizer().apply_chat_template(
+        [{"role": "user", "content": request.text}], add_generation_prompt=True, tokenize=False
+    )
+    assert len(prompt.split()) + jailbreak_cells.LONGEST_SUFFIX + jailbreak_cells.NEW_TOKENS == 64
+    assert len(request.answer.split()) == jailbreak_transfer.Config().target_words
 
 
 def test_outcomes_are_rates_over_all_directions_less_the_control() -> None:

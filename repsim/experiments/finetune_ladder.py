@@ -48,7 +48,7 @@ class Config(FineTuningConfig):
         default="llama", metadata={"help": "gpt2 or llama, pre-trained here, or a checkpoint: a folder or owner/name"}
     )
     seeds: int = field(
-        default=4, metadata={"help": "independent repetitions; each draws its own split, weights and order"}
+        default=3, metadata={"help": "independent repetitions; each draws its own split, weights and order"}
     )
     chunk_blocks: int = field(default=4, metadata={"help": "blocks of each chunk"})
     base_steps: int = field(default=1000, metadata={"help": "steps of the pre-training"})
