@@ -355,7 +355,7 @@ def test_larger_overlaps_keep_what_smaller_ones_shared() -> None:
         pytest.param(
             [0, 0],
             {"corpora": 0.5},
-            "expected corpora 1 and per_model 1 of a single corpus, got 0.5 and 1",
+            "expected corpora 1 and per_model 1 of a single corpus, got 0.5 and 0",
             id="single",
         ),
         pytest.param([0, 0, 1, 1], {"per_model": 2, "corpora": 0}, "per_model such that two sets", id="too-many"),
