@@ -40,8 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.studies", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="directories of finished runs")
     parser.add_argument("--markdown", type=Path, help="write the page to this file, too")
+    parser.add_argument("--note", help="a paragraph for the head of the page, such as what else the machine did")
     chosen = parser.parse_args(arguments)
-    page = "# What the studies found\n\n" + "\n".join(map(of_run, chosen.runs))
+    head = ["# What the studies found", *([chosen.note] if chosen.note else [])]
+    page = "\n\n".join([*head, "\n".join(map(of_run, chosen.runs))])
     print(page)
     if chosen.markdown:
         write_atomic(chosen.markdown, page.encode())

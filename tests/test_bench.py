@@ -502,8 +502,9 @@ def test_the_table_of_a_study_says_what_its_run_recorded(tmp_path: Path, capsys:
                {**row, "outcome": "mutual_knn", "estimate": None, "low": None, "high": None, "p": None, "p_holm": None},
                {**row, "outcome": "transfer_auc", "saturated": True}]  # fmt: skip
     (tmp_path / "run" / "effects.json").write_text(json.dumps(effects))
-    assert studies.main([str(tmp_path / "run"), "--markdown", str(tmp_path / "page.md")]) == 0
+    assert studies.main([str(tmp_path / "run"), "--note", "Alone.", "--markdown", str(tmp_path / "page.md")]) == 0
     page = (tmp_path / "page.md").read_text()
+    assert page.startswith("# What the studies found\n\nAlone.\n\n## toy")
     assert page in capsys.readouterr().out
     assert "## toy, preset quick" in page
     assert "2 trainings, 1 pairs; 30.0 minutes on 1 of 2 cores (a processor), torch 2.0, commit 0123456" in page

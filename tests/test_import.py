@@ -118,9 +118,9 @@ def test_measures_load_nothing_heavy() -> None:
 
 
 def test_import_is_fast() -> None:
-    """Processor time, which a busy machine does not stretch; the least of three, so that the files are in memory."""
+    """Processor time, which a busy machine stretches little; the least of seven, with the files in memory."""
     code = "import time, numpy\nt = time.process_time()\nimport repsim\nprint(time.process_time() - t)"
-    assert min(float(fresh(code)) for _ in range(3)) < 0.3
+    assert min(float(fresh(code)) for _ in range(7)) < 0.3
 
 
 # ---------------------------------------------------------------------------------------------- layers

@@ -7,7 +7,6 @@ matrix has two places for blocks; one is filled again when what has read it, and
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,6 +17,8 @@ from ..arguments import thread_count
 from ..arrays import RESIDENT_ON_DEVICE, DeviceRows, Rows
 
 if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
     import torch
 
 PLACES = 2  # of every matrix, on both sides
@@ -234,6 +235,8 @@ class Uploads:
             read(parts[0])
             return
         if self._readers is None:
+            from concurrent.futures import ThreadPoolExecutor
+
             self._readers = ThreadPoolExecutor(_reader_count(), thread_name_prefix="repsim-reader")
         list(self._readers.map(read, parts))
 
