@@ -565,6 +565,18 @@ def test_smoke_adapters_lie_as_peft_saves_them(smoke: RunDirectory) -> None:
     assert tuned
 
 
+@pytest.fixture
+def threads_of_a_worker() -> Iterator[None]:
+    """One thread, as the runs of these tests give their workers: with others the last bits of products may differ."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads_of_a_worker")
 def test_a_training_that_was_killed_goes_on_in_its_middle(smoke: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     from repsim.experiments.sweep import Cell
     from repsim.training import language
