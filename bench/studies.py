@@ -82,7 +82,7 @@ def _section(
         + (" and changes" if where["dirty"] else "")
     )
     rows = [_row(row) for row in effects if row["study"] == name and _is_main(row)]
-    return section(f"{name}, preset {manifest['preset']}", about, COLUMNS, rows, [])
+    return section(f"{name}, preset {manifest['preset']}", about, COLUMNS, rows)
 
 
 def _is_main(row: Mapping[str, Any]) -> bool:

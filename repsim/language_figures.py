@@ -173,7 +173,7 @@ def _verdict(answers: Sequence[tuple[str, str, Record]]) -> dict[str, str]:
 
 
 def _text_or_source(text: tuple[str, str, Record], source: tuple[str, str, Record]) -> dict[str, str]:
-    """Which of two crossed factors counts: the number of the surer one, and a sentence on each."""
+    """Which of two crossed factors counts: the number of one that does, else of the surer, and a sentence on each."""
     ranks = (*SURE, "unclear", "unknown")
     counts = [grade in SURE and (finite(row["estimate"]) or 0) > 0 for grade, _, row in (text, source)]
     words = {(True, True): "Both", (True, False): "The very text", (False, True): "Where it is from"}

@@ -204,7 +204,7 @@ class Chat:
         return made
 
     def states(self, messages: Sequence[str], *, batch_size: int = 64, token: int = -1) -> Tensor:
-        """The hidden states from which the model begins its answers: every layer's, at the last token of the prompt.
+        """The hidden states of every layer at one token of the prompt: at the last, from which the model answers.
 
         >>> chat.states(messages).shape                 # 480 messages, 4 layers of 88 features
         torch.Size([5, 480, 88])

@@ -71,11 +71,7 @@ def _parser() -> Parser:
     add("data", metavar="DATA", help="a folder of images, or a .txt (a text per line), .jsonl or .parquet file")
     add("-o", "--out", dest="store", metavar="STORE", type=Path, required=True, help="folder of the store")
     add("--layers", nargs="+", metavar="LAYER", help="names or patterns (default: every hidden state, hidden.*)")
-    add(
-        "--pool",
-        default="mean",
-        help="mean, cls, last; of text mean_rest, word; of images flatten (default: mean)",
-    )
+    add("--pool", default="mean", help="mean, cls, last; text: mean_rest, word; images: flatten (default: %(default)s)")
     add("--dtype", choices=("float32", "float16"), default="float32", help="on disk (default: %(default)s)")
     add("--batch-size", type=count, default=32, metavar="N", help="inputs per forward pass (default: %(default)s)")
     add("--max-tokens", type=count, metavar="N", help="cut longer texts (default: too long a text is refused)")

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from repsim import statistics
 from repsim.experiments import gpt_corpus_overlap, language_effects, language_pairs
 from repsim.experiments.language_pairs import estimate
 from repsim.experiments.language_work import run_cell
@@ -59,10 +58,10 @@ def effects(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     Of shared corpora a share alpha of the text is shared, too: what the source does by itself shows where alpha is 0.
     """
     factors = {"alpha": "from no to all text shared", "corpora": "from no to all corpora shared"}
-    apart = [record for record in records if record["kind"] != "pair" or record["params"].get("alpha", 0.0) == 0.0]
+    apart = [record for record in records if record["kind"] == "pair" and record["params"].get("alpha") == 0]
     alone = [
         {**row, "factor": SOURCE_ALONE}
         for row in language_effects.effects_of(NAME, apart, {"corpora": factors["corpora"]})
         if row["factor"] == "corpora"
     ]
-    return statistics.adjust([*language_effects.effects_of(NAME, records, factors), *alone])
+    return [*language_effects.effects_of(NAME, records, factors), *alone]

@@ -384,6 +384,7 @@ def _methods(cell: Cell, run: RunDirectory) -> dict[str, Any]:
     asked = behaviours(params["seed"], params["behaviours"])
     texts = [request.text for request in asked]
     targets = [_target(request, params["target_words"]) for request in asked]
+    beginnings = [_target(request, min(_PREFILLED, params["target_words"])) for request in asked]
 
     def found_by(**changes: Any) -> list[str]:
         made = []
@@ -425,9 +426,7 @@ def _methods(cell: Cell, run: RunDirectory) -> dict[str, Any]:
         "random search": lambda: found_by(method="random_search"),
         "GCG": lambda: found_by(),
         "universal GCG": universal,
-        "prefill": lambda: prefilled(
-            chat, texts, [" ".join(target.split()[:_PREFILLED]) for target in targets], max_new_tokens=NEW_TOKENS
-        ),
+        "prefill": lambda: prefilled(chat, texts, beginnings, max_new_tokens=NEW_TOKENS),
         "soft prompt": soft,
         "direction ablated": without_direction,
     }

@@ -232,7 +232,6 @@ def _graph(
     others = None
     if base is not None:
         others = reductions.rows_for(as_rows(base, function=function, name="base", gpu=gpu), device, function=function)
-    if others is not None:
         same_device(rows, others, function=function)
     _check_filter(filter, rows, function=function)
     if others is not None and others.depth != rows.depth:

@@ -166,7 +166,6 @@ class DeviceSearch(Search):
 
     def _tiled(self, left: PackedSide, right: PackedSide, kept: int, steps: Steps) -> Candidates:
         """Of torch's products, a tile at a time."""
-
         n, m = len(left.side.rows), len(right.side.rows)
         candidates = Candidates.of(n, self.k, kept, self.where, self.function)
         turned = self._tile(n, n) if self.symmetric else None
