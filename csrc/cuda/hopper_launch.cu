@@ -10,6 +10,7 @@ namespace repsim::cuda::hopper {
 
 void check(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
+  cudaGetLastError();  // whoever asks next would find it otherwise
   throw std::runtime_error(std::string("[") + what + "] CUDA: " + cudaGetErrorString(error));
 }
 
