@@ -86,6 +86,8 @@ def cases(variants: int) -> Iterator[Case]:
         for n, d in [(300, 64), (5003, 130), (40000, 256)]:
             for metric in ("euclidean", "inner_product"):
                 yield Case("search_is_right", 0, {"n": n, "d": d, "metric": metric, "rows": rows})
+    # Lists so short that some overflow, and are searched again.
+    yield Case("search_is_right", 0, {"n": 2000, "d": 64, "metric": "euclidean", "rows": "clusters", "capacity": 64})
     yield Case("queries_are_right", 0, {"n": 3001, "m": 20011, "d": 96, "certain": False})
     yield Case("queries_are_right", 0, {"n": 257, "m": 20011, "d": 96, "certain": True})
     for precision in ("medium", "highest"):
@@ -257,7 +259,9 @@ def check_lists(lists: Any, scores_of: Callable[[int, int], Any], n: int, kept: 
             "overflowed": int(lists.overflowed.sum())}  # fmt: skip
 
 
-def search_is_right(n: int, d: int, metric: str, rows: str, kept: int = 25) -> dict[str, Any]:
+def search_is_right(
+    n: int, d: int, metric: str, rows: str, kept: int = 25, capacity: int = 1024
+) -> dict[str, Any]:  # fmt: skip
     import torch
 
     hopper = operations()
@@ -276,7 +280,7 @@ def search_is_right(n: int, d: int, metric: str, rows: str, kept: int = 25) -> d
 
     found = []
     for _ in range(2):
-        lists = hopper.Lists.empty(n, 1024, DEVICE)
+        lists = hopper.Lists.empty(n, capacity, DEVICE)
         hopper.search_all_pairs(split, "medium", kept, lists)
         found.append(lists)
     result = check_lists(found[0], scores_of, n, kept, 2 * 2.0**-24 * (4 * d + 8))

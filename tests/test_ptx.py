@@ -186,6 +186,7 @@ SEARCHES = [
     {"n": 300, "d": 64, "metric": "euclidean", "rows": "random"},
     {"n": 450, "d": 130, "metric": "inner_product", "rows": "clusters"},
     {"n": 500, "d": 72, "metric": "euclidean", "rows": "anisotropic"},
+    {"n": 450, "d": 64, "metric": "euclidean", "rows": "clusters", "capacity": 64},  # lists overflow
 ]
 CASES = [
     *(("sums_are_right", options) for options in SUMS),
