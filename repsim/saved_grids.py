@@ -8,7 +8,6 @@ import json
 import zipfile
 from collections.abc import Sequence
 from dataclasses import fields
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +93,8 @@ def _digest(rows: Rows) -> str:
 
 @functools.cache
 def _version() -> str:
+    from importlib import metadata  # some 30 ms, for which `import repsim` need not wait
+
     try:
         return metadata.version("repsim-exact")
     except metadata.PackageNotFoundError:  # run from its sources
