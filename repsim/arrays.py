@@ -7,7 +7,7 @@ import inspect
 import mmap
 import sys
 from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -49,6 +49,14 @@ class Rows:
     def at(self, positions: np.ndarray | slice) -> Rows:
         """The rows there; of positions that are no slice, a copy."""
         return replace(self, values=self.values[positions])
+
+    def alone(self, positions: np.ndarray) -> Rows:
+        """The rows there as a copy that lies where these do: for a sample of them, or all but a few."""
+        return self.at(positions)
+
+    def beside(self, values: np.ndarray) -> Rows:
+        """Other float64 rows [n, d] where these lie, that were found of them."""
+        return replace(self, values=np.ascontiguousarray(values), dtype="float64")
 
     @property
     def device(self) -> str:
@@ -111,6 +119,10 @@ class Rows:
             return (block.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
         return block.astype(np.float64)
 
+    def wide_there(self, rows: slice | np.ndarray, columns: slice = slice(None)) -> Any:
+        """The same where the rows lie: on a GPU a torch tensor."""
+        return self.wide(rows, columns)
+
 
 @dataclass(frozen=True)
 class SharedRows(Rows):
@@ -123,8 +135,18 @@ class SharedRows(Rows):
 
     @classmethod
     def of(cls, rows: Rows) -> SharedRows:
-        """The same rows; those that are shared already as they are, with what was found of them."""
-        return rows if isinstance(rows, SharedRows) else cls(rows.values, rows.dtype, rows.name)
+        """The same rows, wherever they lie; those that are shared already as they are, with what was found of them."""
+        if isinstance(rows, SharedRows):
+            return rows
+        return _shared(type(rows))(**{one.name: getattr(rows, one.name) for one in fields(rows)})
+
+
+@functools.cache
+def _shared(kind: type[Rows]) -> type[SharedRows]:
+    """Shared rows that are of that kind, too."""
+    if kind is Rows:
+        return SharedRows
+    return dataclass(frozen=True)(type(f"Shared{kind.__name__}", (SharedRows, kind), {"__module__": __name__}))
 
 
 def found_once(find: Callable[P, T]) -> Callable[P, T]:
@@ -172,10 +194,20 @@ class DeviceRows(Rows):
 
     def wide(self, rows: slice | np.ndarray, columns: slice = slice(None)) -> np.ndarray:
         """The chosen rows and columns as a new float64 array, on the CPU: for samples."""
+        found: np.ndarray = self.wide_there(rows, columns).cpu().numpy()
+        return found
+
+    def beside(self, values: np.ndarray) -> Rows:
+        import torch
+
+        there = torch.as_tensor(np.ascontiguousarray(values), device=self.values.device)
+        return replace(self, values=there, dtype="float64")
+
+    def wide_there(self, rows: slice | np.ndarray, columns: slice = slice(None)) -> Any:
         import torch
 
         chosen = rows if isinstance(rows, slice) else torch.as_tensor(rows, device=self.values.device)
-        return self.values[chosen][:, columns].to(torch.float64).cpu().numpy()
+        return self.values[chosen][:, columns].to(torch.float64, copy=True)
 
     def returned(self, tensor: Any) -> Any:
         """A tensor as an array of the framework that the rows came from, without a copy."""
@@ -206,9 +238,11 @@ def as_rows(x: Any, *, function: str, name: str, gpu: bool = False) -> Rows:
     ValueError: not two-dimensional, empty, not where it can be worked on, requiring gradients, a lazy negation,
         or with features apart in memory.
     """
+    where = f"[{function}] expected {name}"
+    if isinstance(x, DeviceRows) and not gpu:
+        raise _not_there(where, name, function, f"device {x.device}")
     if isinstance(x, Rows):
         return x
-    where = f"[{function}] expected {name}"
     found = _on_gpu(x, name, where, function, gpu)
     if found is not None:
         return found
@@ -252,7 +286,7 @@ def _on_gpu(x: Any, name: str, where: str, function: str, allowed: bool) -> Devi
     else:
         return None
     if not (allowed and cuda):
-        raise ValueError(f"{where} on the CPU (this build has no GPU operations for {function}), got {place}")
+        raise _not_there(where, name, function, place)
     tensor: Any = x
     if framework == "torch":
         _require_plain(x, name, where)
@@ -265,6 +299,13 @@ def _on_gpu(x: Any, name: str, where: str, function: str, allowed: bool) -> Devi
     if tensor.shape[1] > 1 and tensor.stride(1) != 1:
         raise ValueError(f"{where} with contiguous features (row-major), got strides {tensor.stride()} elements")
     return DeviceRows(tensor, dtype, name, {"jaxlib": "jax"}.get(framework, framework))
+
+
+def _not_there(where: str, name: str, function: str, place: str) -> ValueError:
+    return ValueError(
+        f"{where} on the CPU (this build has no GPU operations for {function}), got {place}; pass {name} from the host, "
+        f"such as {name}.cpu()"
+    )
 
 
 def _as_numpy(x: Any, name: str, where: str) -> tuple[np.ndarray, str]:

@@ -140,6 +140,7 @@ DISTANCE_CORRELATION = register(
         note="The debiased form estimates the square of what the biased form estimates, and may be negative.",
         method=_distance_correlation,
         self_value=1.0,
+        gpu=True,
     )
 )
 
@@ -154,6 +155,7 @@ def distance_correlation(
     jackknife: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
+    device: Any = None,
 ) -> Similarity:
     """Correlation of the centred Euclidean distances of both representations, exact in O(n) memory.
 
@@ -172,7 +174,7 @@ def distance_correlation(
     permutations: relabellings of the inputs of y for the null and p, each one more traversal.
     seed: of the relabellings, and of the groups of the jackknife.
     jackknife: groups of inputs, each left out once for the standard error; 0 leaves it out.
-    threads: as for :func:`repsim.cka`.
+    threads, device: as for :func:`repsim.cka`.
 
     Returns
     -------
@@ -191,5 +193,5 @@ def distance_correlation(
     """
     return DISTANCE_CORRELATION.evaluate(
         x, y, {"estimator": estimator}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads,
-        progress=progress,
+        progress=progress, device=device,
     )  # fmt: skip

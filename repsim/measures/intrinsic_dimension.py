@@ -118,6 +118,7 @@ INTRINSIC_DIMENSION_DIFFERENCE = register(
         note="Equal rows are refused. No relabelling of the inputs changes it.",
         method=difference_in(_intrinsic_dimension, "intrinsic_dimension_difference", least_rows=3),
         self_value=0.0,
+        gpu=True,
     )
 )
 
@@ -175,6 +176,7 @@ def intrinsic_dimension_difference(
     jackknife: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
+    device: Any = None,
 ) -> Distance:
     """How far the intrinsic dimensions are apart.
 
@@ -185,7 +187,7 @@ def intrinsic_dimension_difference(
 
     Parameters
     ----------
-    x, y, permutations, seed, jackknife, threads: as for :func:`repsim.magnitude_difference`; at least 3 inputs.
+    x, y, permutations, seed, jackknife, threads, device: as for :func:`repsim.magnitude_difference`; at least 3 inputs.
     estimator, k, discard: as for :func:`intrinsic_dimension`.
 
     Returns
@@ -200,5 +202,13 @@ def intrinsic_dimension_difference(
     """
     options = {"estimator": estimator, "k": k, "discard": discard}
     return INTRINSIC_DIMENSION_DIFFERENCE.evaluate(
-        x, y, options, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads, progress=progress
+        x,
+        y,
+        options,
+        permutations=permutations,
+        seed=seed,
+        jackknife=jackknife,
+        threads=threads,
+        progress=progress,
+        device=device,
     )

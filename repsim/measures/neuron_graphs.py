@@ -74,6 +74,7 @@ NEURON_MODULARITY_DIFFERENCE = register(
         "that Q is a lower bound. No relabelling of the inputs changes it.",
         method=difference_in(_neuron_modularity, "neuron_modularity_difference", least_rows=_LEAST_ROWS),
         self_value=0.0,
+        gpu=True,
     )
 )
 
@@ -123,6 +124,7 @@ def neuron_modularity_difference(
     jackknife: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
+    device: Any = None,
 ) -> Distance:
     """How far the modularities of the graphs of neurons are apart.
 
@@ -132,7 +134,7 @@ def neuron_modularity_difference(
 
     Parameters
     ----------
-    x, y, permutations, seed, jackknife, threads, progress: as for :func:`repsim.magnitude_difference`; at least 3
+    x, y, permutations, seed, jackknife, threads, progress, device: as for :func:`repsim.magnitude_difference`; at least 3
         inputs.
     starts, partition_seed: as for :func:`neuron_modularity`.
 
@@ -150,5 +152,5 @@ def neuron_modularity_difference(
     """
     return NEURON_MODULARITY_DIFFERENCE.evaluate(
         x, y, {"starts": starts, "partition_seed": partition_seed}, permutations=permutations, seed=seed,
-        jackknife=jackknife, threads=threads, progress=progress,
+        jackknife=jackknife, threads=threads, progress=progress, device=device,
     )  # fmt: skip

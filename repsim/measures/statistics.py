@@ -142,6 +142,7 @@ MAGNITUDE_DIFFERENCE = register(
         note="Of the mean row, not the mean length of the rows. No relabelling of the inputs changes it.",
         method=difference_in(_magnitude, "magnitude_difference"),
         self_value=0.0,
+        gpu=True,
     )
 )
 CONCENTRICITY_DIFFERENCE = register(
@@ -161,6 +162,7 @@ CONCENTRICITY_DIFFERENCE = register(
         note="It has no meaning for rows that were centred. No relabelling of the inputs changes it.",
         method=difference_in(_concentricity, "concentricity_difference"),
         self_value=0.0,
+        gpu=True,
     )
 )
 UNIFORMITY_DIFFERENCE = register(
@@ -180,6 +182,7 @@ UNIFORMITY_DIFFERENCE = register(
         note="resi takes rows as they are and counts every row beside itself, which holds u at -log n for long rows.",
         method=difference_in(_uniformity, "uniformity_difference", least_rows=2),
         self_value=0.0,
+        gpu=True,
     )
 )
 
@@ -193,6 +196,7 @@ def magnitude_difference(
     jackknife: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
+    device: Any = None,
 ) -> Distance:
     """How far the lengths of the mean rows are apart: | |mean_i x_i| - |mean_i y_i| |.
 
@@ -208,7 +212,7 @@ def magnitude_difference(
         the value itself, and p is 1.
     seed: of the groups of the jackknife.
     jackknife: groups of inputs, each left out once for the standard error; 0 leaves it out.
-    threads: as for :func:`repsim.cka`.
+    threads, device: as for :func:`repsim.cka`.
 
     Returns
     -------
@@ -222,7 +226,15 @@ def magnitude_difference(
         network models: a survey of functional and representational measures".
     """
     return MAGNITUDE_DIFFERENCE.evaluate(
-        x, y, {}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads, progress=progress
+        x,
+        y,
+        {},
+        permutations=permutations,
+        seed=seed,
+        jackknife=jackknife,
+        threads=threads,
+        progress=progress,
+        device=device,
     )
 
 
@@ -235,6 +247,7 @@ def concentricity_difference(
     jackknife: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
+    device: Any = None,
 ) -> Distance:
     """How far the mean cosines between the rows and their mean are apart.
 
@@ -244,7 +257,7 @@ def concentricity_difference(
 
     Parameters
     ----------
-    x, y, permutations, seed, jackknife, threads: as for :func:`magnitude_difference`.
+    x, y, permutations, seed, jackknife, threads, device: as for :func:`magnitude_difference`.
 
     Returns
     -------
@@ -258,7 +271,15 @@ def concentricity_difference(
     Paper: as of :func:`magnitude_difference`.
     """
     return CONCENTRICITY_DIFFERENCE.evaluate(
-        x, y, {}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads, progress=progress
+        x,
+        y,
+        {},
+        permutations=permutations,
+        seed=seed,
+        jackknife=jackknife,
+        threads=threads,
+        progress=progress,
+        device=device,
     )
 
 
@@ -274,6 +295,7 @@ def uniformity_difference(
     jackknife: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
+    device: Any = None,
 ) -> Distance:
     """How far the uniformities are apart, each the log of the mean Gaussian potential between its inputs.
 
@@ -284,7 +306,7 @@ def uniformity_difference(
 
     Parameters
     ----------
-    x, y, permutations, seed, jackknife, threads: as for :func:`magnitude_difference`; at least 2 inputs.
+    x, y, permutations, seed, jackknife, threads, device: as for :func:`magnitude_difference`; at least 2 inputs.
     t: rate of the potential exp(-t |x_i - x_j|^2), above 0; in units of 1 / |x|^2 without ``unit_rows``.
     unit_rows: over their lengths first, as the paper has them; False takes the rows as they are.
     include_self: the mean over all n^2 pairs, every input beside itself among them, in the place of the pairs i < j.
@@ -303,5 +325,13 @@ def uniformity_difference(
     """
     options = {"t": t, "unit_rows": unit_rows, "include_self": include_self}
     return UNIFORMITY_DIFFERENCE.evaluate(
-        x, y, options, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads, progress=progress
+        x,
+        y,
+        options,
+        permutations=permutations,
+        seed=seed,
+        jackknife=jackknife,
+        threads=threads,
+        progress=progress,
+        device=device,
     )

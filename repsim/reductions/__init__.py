@@ -2,8 +2,7 @@
 
 from .axes import RELIABLE, Axes, inverse, principal_axes, rounding
 from .centre import column_sums, equal_rows, finite_block, robust_centre, squared_norms
-from .device import PRECISIONS, has_gpu_operations, working_on
-from .device_streams import rows_for
+from .device import PRECISIONS, has_gpu_operations, on_host, placed, rows_on, upper_factor, working_on
 from .dissimilarities import KINDS as DISSIMILARITIES
 from .dissimilarities import Dissimilarities, directions, dissimilarities_of, dissimilarity_pairs, dissimilarity_tiles
 from .distance_ranks import DistanceRanks, distance_ranks, rank_correlation
@@ -68,17 +67,20 @@ __all__ = [
     "masked_hsic",
     "median_distance",
     "nearest",
+    "on_host",
     "own_axes",
     "own_products",
+    "placed",
     "pooled",
     "principal_axes",
     "rank_correlation",
     "robust_centre",
     "rounding",
-    "rows_for",
+    "rows_on",
     "second_order_sums",
     "second_order_terms",
     "squared_norms",
     "third_moments",
+    "upper_factor",
     "working_on",
 ]

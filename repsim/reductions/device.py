@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import _core
-from ..arrays import DeviceRows, Rows
+from ..arrays import DeviceRows, Rows, as_rows
 from . import hopper
 from .device_grid import Span, TileAt, tiles_of
-from .device_streams import streaming
+from .device_streams import rows_for, streaming
 
 if TYPE_CHECKING:
     import torch
@@ -50,6 +50,18 @@ def tensor_of(rows: Rows) -> torch.Tensor:
 def native(rows: Rows) -> Any:
     """Where the operations on such rows are: ``repsim._core``, or this module, which has the same names."""
     return sys.modules[__name__] if isinstance(rows, DeviceRows) else _core
+
+
+def rows_on(x: Any, device: Any, *, function: str, name: str, gpu: bool = True) -> Rows:
+    """What a caller gave as rows, for a device; ``gpu``: whether who asks works where rows lie, on a GPU too.
+
+    Raises
+    ------
+    TypeError, ValueError: as :func:`repsim.arrays.as_rows` and :func:`rows_for`.
+    """
+    return rows_for(
+        as_rows(x, function=function, name=name, gpu=gpu and has_gpu_operations()), device, function=function
+    )
 
 
 @contextmanager
@@ -141,6 +153,15 @@ def summed_products(products: Any) -> np.ndarray:
         return limbs
     high, low = limbs[..., 0].sum(axis=2), (limbs[..., 1] & 0xFFFFFFFF).sum(axis=2)
     return np.stack([high + (low >> 32), low & 0xFFFFFFFF], axis=2)
+
+
+def upper_factor(matrix: Any) -> np.ndarray:
+    """R of the QR decomposition [m, d], found where the matrix lies."""
+    if isinstance(matrix, np.ndarray):
+        return np.asarray(np.linalg.qr(matrix, mode="r"))
+    import torch
+
+    return on_host(torch.linalg.qr(matrix, mode="r").R)
 
 
 def placed(rows: Rows, values: np.ndarray) -> Any:

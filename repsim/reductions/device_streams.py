@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -286,6 +286,12 @@ class StreamedRows(DeviceRows):
         with self.values.picked(which) as picked:
             return DeviceRows(picked.clone(), self.dtype, self.name)
 
+    def alone(self, positions: np.ndarray) -> Rows:
+        return replace(self, values=Uploads(self.host.at(positions), self.values.copies))
+
+    def beside(self, values: np.ndarray) -> Rows:
+        return replace(self, values=Uploads(self.host.beside(values), self.values.copies), dtype="float64")
+
     def prefetch(self, start: int, stop: int) -> None:
         self.values.begin(start, stop)
 
@@ -295,6 +301,17 @@ class StreamedRows(DeviceRows):
 
     def wide(self, rows: slice | np.ndarray, columns: slice = slice(None)) -> np.ndarray:
         return self.host.wide(rows, columns)
+
+    def wide_there(self, rows: slice | np.ndarray, columns: slice = slice(None)) -> Any:
+        """Of rows one by one, or of some of their columns, what the host reads is brought there."""
+        import torch
+
+        if isinstance(rows, slice) and columns == slice(None):
+            start, stop, _ = rows.indices(len(self))
+            found = self.values[start:stop].to(torch.float64, copy=True)
+            self.values.give_back(start, stop)
+            return found
+        return torch.as_tensor(self.wide(rows, columns), device=self.values.device)
 
     def returned(self, tensor: Any) -> Any:
         return tensor.cpu().numpy()
