@@ -113,11 +113,11 @@ class Rows:
             self.mapping.madvise(getattr(mmap, advice), first, min(end, len(self.mapping)) - first)
 
     def wide(self, rows: slice | np.ndarray, columns: slice = slice(None)) -> np.ndarray:
-        """The chosen rows and columns as a new float64 array."""
+        """The chosen rows and columns as a new float64 array, row-major."""
         block = self.values[rows, columns]
         if self.dtype == "bfloat16":
-            return (block.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-        return block.astype(np.float64)
+            return (block.astype(np.uint32, order="C") << 16).view(np.float32).astype(np.float64)
+        return block.astype(np.float64, order="C")
 
     def wide_there(self, rows: slice | np.ndarray, columns: slice = slice(None)) -> Any:
         """The same where the rows lie: on a GPU a torch tensor."""
@@ -138,11 +138,12 @@ class SharedRows(Rows):
         """The same rows, wherever they lie; those that are shared already as they are, with what was found of them."""
         if isinstance(rows, SharedRows):
             return rows
-        return _shared(type(rows))(**{one.name: getattr(rows, one.name) for one in fields(rows)})
+        kind: Any = type(rows)
+        return _shared(kind)(**{one.name: getattr(rows, one.name) for one in fields(rows)})
 
 
 @functools.cache
-def _shared(kind: type[Rows]) -> type[SharedRows]:
+def _shared(kind: Any) -> type[SharedRows]:
     """Shared rows that are of that kind, too."""
     if kind is Rows:
         return SharedRows
@@ -303,8 +304,8 @@ def _on_gpu(x: Any, name: str, where: str, function: str, allowed: bool) -> Devi
 
 def _not_there(where: str, name: str, function: str, place: str) -> ValueError:
     return ValueError(
-        f"{where} on the CPU (this build has no GPU operations for {function}), got {place}; pass {name} from the host, "
-        f"such as {name}.cpu()"
+        f"{where} on the CPU (this build has no GPU operations for {function}), got {place}; pass {name} from the "
+        f"host, such as {name}.cpu()"
     )
 
 

@@ -68,6 +68,30 @@ def on_gpu(x: Any, name: str = "x") -> DeviceRows:
     return DeviceRows(tensor, str(tensor.dtype).removeprefix("torch."), name)
 
 
+class _NotOnHost(torch.Tensor):
+    """A tensor that, like one on a GPU, numpy can neither read nor add to, until ``cpu()`` gives a plain one."""
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function in (torch.Tensor.cpu, torch.as_tensor):
+            with torch._C.DisableTorchFunctionSubclass():
+                found = function(*args, **(kwargs or {}))
+                return found.as_subclass(torch.Tensor) if function is torch.Tensor.cpu else found
+        reads = function not in (torch.Tensor.__getitem__, torch.Tensor.__setitem__)  # positions are brought there
+        if function is torch.Tensor.numpy or (reads and any(isinstance(arg, np.ndarray) for arg in args)):
+            raise TypeError(f"a GPU's memory cannot be read here: {function}")
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+    def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+        raise TypeError("a GPU's memory cannot be read here")
+
+
+def off_host(x: Any, name: str = "x") -> DeviceRows:
+    """As :func:`on_gpu`, of values, and of all that is made of them, that numpy takes only from ``cpu()``."""
+    rows = on_gpu(x, name)
+    return DeviceRows(rows.values.as_subclass(_NotOnHost), rows.dtype, name)
+
+
 # ------------------------------------------------------------------------------------------------------------- streams
 
 

@@ -170,6 +170,8 @@ def angular_cka(
     memory: int | str | None = None,
     block_rows: int | None = None,
     progress: Progress | None = None,
+    precision: str = "highest",
+    device: Any = None,
 ) -> float:
     """The angle between the centred kernel matrices, arccos(CKA), in radians: a distance.
 
@@ -185,7 +187,7 @@ def angular_cka(
     """
     grid = cka_grid(
         [x], [y], estimator=estimator, kernel=kernel, threads=threads, memory=memory, block_rows=block_rows,
-        progress=progress, function="angular_cka",
+        progress=progress, precision=precision, device=device, function="angular_cka",
     )  # fmt: skip
     return _angle(float(grid.values[0, 0]))
 

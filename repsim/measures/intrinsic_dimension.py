@@ -9,7 +9,7 @@ import numpy as np
 
 from ..arguments import Progress, whole_number
 from ..arrays import Rows
-from ..reductions import nearest
+from ..reductions import lengths, nearest, on_host
 from .neighbours import check_k
 from .registry import Measure, invariant_to, register
 from .similarity import Distance
@@ -83,16 +83,15 @@ def _levina_bickel(rows: Rows, k: int, function: str, threads: int) -> float:
 
 def _distances(rows: Rows, k: int, function: str, threads: int) -> np.ndarray:
     """Euclidean distances [n, k] of every row to its nearest neighbours, ascending, in float64."""
-    lists = nearest(rows, None, k, "euclidean", function=function, threads=threads).indices
+    lists = on_host(nearest(rows, None, k, "euclidean", function=function, threads=threads).indices)
     n = len(rows)
     found = np.empty((n, k))
     step = max(1, _ENTRIES // ((k + 1) * rows.depth))
     for start in range(0, n, step):
         some = lists[start : start + step]
-        steps = rows.wide(some.ravel()).reshape(*some.shape, -1) - rows.wide(slice(start, start + step))[:, None]
-        largest = np.abs(steps).max(axis=2)
-        with np.errstate(invalid="ignore", divide="ignore"):  # equal rows are refused below
-            found[start : start + step] = largest * np.sqrt(((steps / largest[..., None]) ** 2).sum(axis=2))
+        near = rows.wide_there(some.ravel()).reshape(*some.shape, -1)
+        near -= rows.wide_there(slice(start, start + step))[:, None]
+        found[start : start + step] = lengths(near)  # equal rows are refused below
     same = np.flatnonzero(~(found[:, 0] > 0))
     if len(same):
         raise ValueError(

@@ -134,8 +134,8 @@ def neuron_modularity_difference(
 
     Parameters
     ----------
-    x, y, permutations, seed, jackknife, threads, progress, device: as for :func:`repsim.magnitude_difference`; at least 3
-        inputs.
+    x, y, permutations, seed, jackknife, threads, progress, device: as for :func:`repsim.magnitude_difference`; at least
+        3 inputs.
     starts, partition_seed: as for :func:`neuron_modularity`.
 
     Returns

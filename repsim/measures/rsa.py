@@ -295,7 +295,7 @@ def rsa(
         and ranks of float32 one more traversal.
     seed: of the sample, the relabellings, and the groups of the jackknife.
     jackknife: groups of inputs, each left out once for the standard error; 0 leaves it out.
-    threads, device: as for :func:`repsim.cka`.
+    threads, device: as for :func:`repsim.cka`; on a GPU, too, what is held is found and sorted by the host.
 
     Returns
     -------

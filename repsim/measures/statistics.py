@@ -11,7 +11,7 @@ import numpy as np
 
 from ..arguments import Progress, positive_number, thread_count
 from ..arrays import Rows, as_rows
-from ..reductions import column_sums, directions, dissimilarities_of, dissimilarity_pairs
+from ..reductions import column_sums, directions, dissimilarities_of, dissimilarity_pairs, exponential, placed
 from .method import Method
 from .registry import Measure, invariant_to, register
 from .similarity import Distance
@@ -61,8 +61,9 @@ def _magnitude(rows: Rows, *, function: str, threads: int) -> float:
     return _mean_row(rows, function, threads)[1]
 
 
-def unit_block(rows: Rows, start: int, stop: int, function: str) -> np.ndarray:
-    found, fine = directions(rows.wide(slice(start, stop)))
+def unit_block(rows: Rows, start: int, stop: int, function: str) -> Any:
+    """Rows over their lengths, where they lie."""
+    found, fine = directions(rows.wide_there(slice(start, stop)))
     if not fine.all():
         raise ValueError(f"[{function}] expected {rows.name} with non-zero rows, got row {start + int(fine.argmin())}")
     return found
@@ -72,8 +73,8 @@ def _concentricity(rows: Rows, *, function: str, threads: int) -> float:
     direction, length = _mean_row(rows, function, threads)
     cosines, largest = [], 0.0
     for start, stop in rows.sweep():
-        cosines.append(float((unit_block(rows, start, stop, function) * direction).sum()))
-        largest = max(largest, float(np.abs(rows.wide(slice(start, stop))).max()))
+        cosines.append(float((unit_block(rows, start, stop, function) * placed(rows, direction)).sum()))
+        largest = max(largest, float(abs(rows.wide_there(slice(start, stop))).max()))
     if not length > CENTRED * largest:
         raise ValueError(
             f"[{function}] expected {rows.name} whose mean has a direction, got a mean of length {length:.3g} with "
@@ -98,7 +99,7 @@ def _uniformity(
         if top > largest:
             total, largest = total * math.exp(largest - top), top
         exponents -= largest
-        total += float(np.exp(exponents, out=exponents).sum())
+        total += float(exponential(exponents).sum())
     log_sum = largest + math.log(total)  # over i < j
     if include_self:
         return float(np.logaddexp(math.log(2) + log_sum, math.log(n))) - 2 * math.log(n)

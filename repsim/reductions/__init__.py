@@ -4,7 +4,15 @@ from .axes import RELIABLE, Axes, inverse, principal_axes, rounding
 from .centre import column_sums, equal_rows, finite_block, robust_centre, squared_norms
 from .device import PRECISIONS, has_gpu_operations, on_host, placed, rows_on, upper_factor, working_on
 from .dissimilarities import KINDS as DISSIMILARITIES
-from .dissimilarities import Dissimilarities, directions, dissimilarities_of, dissimilarity_pairs, dissimilarity_tiles
+from .dissimilarities import (
+    Dissimilarities,
+    directions,
+    dissimilarities_of,
+    dissimilarity_pairs,
+    dissimilarity_tiles,
+    exponential,
+    lengths,
+)
 from .distance_ranks import DistanceRanks, distance_ranks, rank_correlation
 from .distances import median_distance
 from .feature_space import feature_sums, less_in_feature_space
@@ -51,6 +59,7 @@ __all__ = [
     "dissimilarity_tiles",
     "distance_ranks",
     "equal_rows",
+    "exponential",
     "feature_row_terms",
     "feature_sums",
     "finite_block",
@@ -61,6 +70,7 @@ __all__ = [
     "has_gpu_operations",
     "inverse",
     "kernel_sums",
+    "lengths",
     "less_in_feature_space",
     "list_sums",
     "list_terms",
