@@ -11,16 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from emulated_gpu import install, off_host, on_gpu, streamed
+from emulated_gpu import EmulatedCopies, install, off_host, on_gpu, streamed
 from scipy.spatial.distance import pdist, squareform
 from scipy.stats import spearmanr
 
 import repsim
 from repsim.arrays import DeviceRows
 from repsim.measures.registry import REGISTRY
-from repsim.reductions import device_distances
+from repsim.reductions import device_distances, device_streams
 
 METHODS = [name for name, one in REGISTRY.items() if one.gpu and one.method is not None]
+GRAPHS = [name for name, one in REGISTRY.items() if one.family == "neighbours"]
 N = 210  # four blocks of 64 rows, the last a short one
 SAMPLE = 15
 
@@ -184,6 +185,51 @@ def test_the_angle_of_kernels(data: Pair) -> None:
     assert there == pytest.approx(repsim.angular_cka(*data, kernel=repsim.RBF(sigma=2.0)), abs=1e-7)
     coarse = repsim.angular_cka(on_gpu(data[0]), on_gpu(data[1], "y"), kernel="cosine", precision="medium")
     assert 0 < abs(coarse - repsim.angular_cka(*data, kernel="cosine")) < 2e-3
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_measures_of_neighbours_are_those_of_the_cpu(name: str, data: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lists are the same to the bit, wherever the rows lie; cosines to their rows are float64."""
+    monkeypatch.setattr(device_streams, "copies_to", lambda device, function: EmulatedCopies(late=True))
+    monkeypatch.setattr("repsim.reductions.device_lists.NUMBERS", 500)
+    measure, (x, y) = getattr(repsim, name), data
+    how = {"k": 5, "metric": "inner_product", "permutations": 3}
+    here = numbers(measure(x, y, **how))
+    there = numbers(measure(off_host(x), off_host(y, "y"), **how))
+    np.testing.assert_allclose(there, here, rtol=1e-12 if name == "second_order_cosine" else 0)
+    assert numbers(measure(x, y, device="cuda", memory="8MiB", **how)) == there
+
+
+def test_a_budget_of_neighbours_is_checked(data: Pair) -> None:
+    with pytest.raises(ValueError, match=r"^\[mutual_knn\] expected memory of at least \d+ bytes .* got 1000"):
+        repsim.mutual_knn(*data, memory=1000)
+    assert repsim.mutual_knn(*data, memory="16MiB") == repsim.mutual_knn(*data)
+
+
+def test_graphs_of_two_sides_with_rows_there(data: Pair) -> None:
+    x, y = off_host(data[0]), off_host(data[1], "y")
+    graphs = repsim.nearest(x, 5), repsim.nearest(y, 5)
+    expected = repsim.second_order_cosine(*data, k=5, permutations=2).value
+    assert repsim.second_order_cosine(x, y, graphs=graphs, permutations=2).value == pytest.approx(expected, rel=1e-12)
+
+
+def test_inputs_without_a_cosine_there_are_refused_as_on_the_cpu() -> None:
+    x = np.array([[9.0, 0], [1, 0], [0, 1], [0, 9]])  # the nearest of the second is the third
+    for rows in ((x, x), (off_host(x), off_host(x, "y"))):
+        with pytest.raises(ValueError, match=r"in which no input is orthogonal to all neighbours .* got row 1$"):
+            repsim.second_order_cosine(*rows, k=1, metric="euclidean", permutations=2)
+
+
+def test_the_device_is_an_argument(data: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_streams, "copies_to", lambda device, function: EmulatedCopies())
+    for name in ("cca_mean", "rsa", "magnitude_difference", "angular_cka"):
+        there = getattr(repsim, name)(on_gpu(data[0]), on_gpu(data[1], "y"))
+        assert getattr(repsim, name)(*data, device="cuda") == there
+    sampled = repsim.rsa(on_gpu(data[0]), on_gpu(data[1], "y"), sample=50)
+    assert repsim.rsa(*data, sample=50, device="cuda") == sampled
+    pool = {"a": data[0], "b": data[1]}
+    ranked = repsim.rank_neurons(pool, device="cuda")["a"].scores
+    np.testing.assert_allclose(ranked, repsim.rank_neurons(pool)["a"].scores, atol=1e-12)
 
 
 def test_neurons_are_ranked_there(data: Pair) -> None:

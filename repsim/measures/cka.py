@@ -35,6 +35,7 @@ register(
         formula="HSIC(x, y) / sqrt(HSIC(x, x) HSIC(y, y)), debiased by default",
         self_value=1.0,
         aliases=("ckatorch: cka_base", "rsatoolbox: cosine_cov (biased, linear)", "RV coefficient (biased, linear)"),
+        gpu=True,
         note="the biased estimator grows towards 1 with d / n whatever the data; the null is exact",
     )
 )
@@ -52,6 +53,7 @@ register(
         paper="Williams, Kunz, Kornblith and Linderman (2021), Generalized shape metrics on neural representations",
         formula="arccos(CKA)",
         self_value=0.0,
+        gpu=True,
     )
 )
 register(
@@ -66,6 +68,7 @@ register(
         cost=_FEATURES,
         paper="Gretton, Bousquet, Smola and Schoelkopf (2005), Measuring statistical dependence; Song et al. (2012)",
         formula="tr(KHLH) / (n - 1)^2, or the debiased HSIC_1",
+        gpu=True,
         note="in units of both kernels: not comparable between layers",
     )
 )

@@ -37,7 +37,7 @@ def register_neighbours(
             paper=paper,
             invariances=invariant_to("orthogonal", "isotropic_scaling"),
             cost="time n^2 (d + d'), memory n k",
-            **{"symmetric": True, "self_value": 1.0, **account},
+            **{"symmetric": True, "self_value": 1.0, "gpu": True, **account},
         )
     )
 
@@ -316,18 +316,26 @@ def require_lists(graph: Neighbours, name: str, *, function: str) -> None:
 
 
 def graph_pair(
-    x: Any, y: Any, k: int, metric: str, function: str, threads: int | None
+    x: Any,
+    y: Any,
+    k: int,
+    metric: str,
+    function: str,
+    threads: int | None,
+    memory: int | str | None = None,
+    device: Any = None,
 ) -> tuple[Neighbours, Neighbours]:
-    """The graphs of two arrays of the same inputs; two graphs as they are."""
+    """The graphs of two arrays of the same inputs, with numpy arrays; two graphs as they are."""
     if isinstance(x, Neighbours) and isinstance(y, Neighbours):
         return x.cpu(), y.cpu()
     if isinstance(x, Neighbours) or isinstance(y, Neighbours):
         raise TypeError(
             f"[{function}] expected x and y both as arrays or both as graphs of repsim.nearest, got one of each"
         )
-    rows = [reductions.rows_on(each, None, function=function, name=name) for each, name in ((x, "x"), (y, "y"))]
+    rows = [reductions.rows_on(each, device, function=function, name=name) for each, name in ((x, "x"), (y, "y"))]
     same_inputs(*rows, function=function)
-    first, second = (_graph(each, k, metric, function, each.name, threads=threads).cpu() for each in rows)
+    how: dict[str, Any] = {"threads": threads, "memory": memory}
+    first, second = (_graph(each, k, metric, function, each.name, **how).cpu() for each in rows)
     return first, second
 
 
