@@ -91,6 +91,11 @@ class Rows:
     def _resident_bytes(self) -> int:
         return RESIDENT_BYTES
 
+    def content(self) -> Iterator[np.ndarray]:
+        """All numbers as they are, contiguous and with the host, some rows at a time."""
+        for start, stop in self.sweep():
+            yield np.ascontiguousarray(self.values[start:stop])
+
     def prefetch(self, start: int, stop: int) -> None:
         """Let the system begin to read rows start to stop; for memory that is no map of a file, nothing."""
         self._advise("MADV_WILLNEED", start, min(stop, len(self)))
@@ -192,6 +197,12 @@ class DeviceRows(Rows):
     @property
     def _resident_bytes(self) -> int:
         return RESIDENT_ON_DEVICE
+
+    def content(self) -> Iterator[np.ndarray]:
+        import torch
+
+        for start, stop in self.sweep():
+            yield self.values[start:stop].contiguous().view(torch.uint8).cpu().numpy()
 
     def wide(self, rows: slice | np.ndarray, columns: slice = slice(None)) -> np.ndarray:
         """The chosen rows and columns as a new float64 array, on the CPU: for samples."""

@@ -2,7 +2,7 @@
 
 from .axes import RELIABLE, Axes, inverse, principal_axes, rounding
 from .centre import column_sums, equal_rows, finite_block, robust_centre, squared_norms
-from .device import PRECISIONS, has_gpu_operations, on_host, placed, rows_on, upper_factor, working_on
+from .device import PRECISIONS, device_of, has_gpu_operations, on_host, placed, rows_on, upper_factor, working_on
 from .dissimilarities import KINDS as DISSIMILARITIES
 from .dissimilarities import (
     Dissimilarities,
@@ -53,6 +53,7 @@ __all__ = [
     "about",
     "column_sums",
     "cross_products",
+    "device_of",
     "directions",
     "dissimilarities_of",
     "dissimilarity_pairs",

@@ -64,6 +64,16 @@ def rows_on(x: Any, device: Any, *, function: str, name: str, gpu: bool = True) 
     )
 
 
+def device_of(rows: Rows) -> str:
+    """Where rows are worked on: "cpu", or a GPU, such as "cuda:0 (NVIDIA H200)"."""
+    if not isinstance(rows, DeviceRows):
+        return "cpu"
+    import torch
+
+    where = rows.values.device
+    return f"{where} ({torch.cuda.get_device_name(where) if where.type == 'cuda' else 'emulated'})"
+
+
 @contextmanager
 def _working(device: Any, function: str) -> Iterator[None]:
     import torch

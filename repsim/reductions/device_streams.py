@@ -299,6 +299,9 @@ class StreamedRows(DeviceRows):
         self.values.give_back(start, stop)
         self.host.release(start, stop)
 
+    def content(self) -> Iterator[np.ndarray]:
+        return self.host.content()
+
     def wide(self, rows: slice | np.ndarray, columns: slice = slice(None)) -> np.ndarray:
         return self.host.wide(rows, columns)
 
