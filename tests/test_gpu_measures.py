@@ -232,6 +232,42 @@ def test_the_device_is_an_argument(data: Pair, monkeypatch: pytest.MonkeyPatch) 
     np.testing.assert_allclose(ranked, repsim.rank_neurons(pool)["a"].scores, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("magnitude", {}),
+        ("concentricity", {}),
+        ("uniformity", {"t": 1.0}),
+        ("intrinsic_dimension", {}),
+        ("neuron_modularity", {"starts": 1}),
+    ],
+    ids=lambda one: one if isinstance(one, str) else "",
+)
+def test_statistics_of_one_side(name: str, how: dict[str, Any], data: Pair) -> None:
+    statistic, x = getattr(repsim, name), data[0]
+    there = statistic(off_host(x), **how)
+    assert there == pytest.approx(statistic(x, **how), rel=1e-10)
+    assert statistic(streamed(x, late=True), **how) == there
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [("tolerance", {}), ("tolerance", {"unit_rows": False}), ("modularity", {"k": 4})],
+    ids=["tolerance", "tolerance-of-rows-as-they-are", "modularity"],
+)
+def test_statistics_of_labels(name: str, how: dict[str, Any], data: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_streams, "copies_to", lambda device, function: EmulatedCopies())
+    labels = np.random.default_rng(6).integers(0, 5, N)
+    statistic, difference = getattr(repsim, name), getattr(repsim, f"{name}_difference")
+    there = statistic(off_host(data[0]), torch.as_tensor(labels), **how)
+    assert there == pytest.approx(statistic(data[0], labels, **how), rel=1e-10)
+    assert statistic(data[0], labels, device="cuda", **how) == there
+    here = difference(*data, labels, permutations=3, **how)
+    apart = difference(off_host(data[0]), off_host(data[1], "y"), labels, permutations=3, **how)
+    np.testing.assert_allclose(numbers(apart), numbers(here), rtol=1e-10, atol=1e-12)
+    assert numbers(difference(*data, labels, permutations=3, device="cuda", **how)) == numbers(apart)
+
+
 def test_neurons_are_ranked_there(data: Pair) -> None:
     pool = {"a": data[0], "b": data[1], "c": data[0][:, ::2] ** 2}
     for match in ("correlation", "regression"):

@@ -129,6 +129,7 @@ def intrinsic_dimension(
     k: int | None = None,
     discard: float | None = None,
     threads: int | None = None,
+    device: Any = None,
 ) -> float:
     """How many coordinates the inputs vary along, from the exact distances to their nearest neighbours.
 
@@ -145,7 +146,7 @@ def intrinsic_dimension(
     k: neighbours for "levina_bickel", at least 2 and at most n - 1 (10 where None).
     discard: share of the largest m_i left out of the fit of "two_nn" (0.1 where None, as in the paper). The very
         largest is always left out.
-    threads: as for :func:`repsim.cka`.
+    threads, device: as for :func:`repsim.cka`.
 
     Returns
     -------
@@ -160,7 +161,7 @@ def intrinsic_dimension(
         neighborhood information"; Levina and Bickel (2004), "Maximum likelihood estimation of intrinsic dimension".
     """
     options: dict[str, Any] = {"estimator": estimator, "k": k, "discard": discard}
-    return statistic_of(_intrinsic_dimension, "intrinsic_dimension", x, threads, **options)
+    return statistic_of(_intrinsic_dimension, "intrinsic_dimension", x, threads, device, **options)
 
 
 def intrinsic_dimension_difference(

@@ -79,7 +79,9 @@ NEURON_MODULARITY_DIFFERENCE = register(
 )
 
 
-def neuron_modularity(x: Any, *, starts: int = 5, partition_seed: int = 0, threads: int | None = None) -> float:
+def neuron_modularity(
+    x: Any, *, starts: int = 5, partition_seed: int = 0, threads: int | None = None, device: Any = None
+) -> float:
     """The largest modularity found of the graph of neurons: how far they fall into groups that vary together.
 
     Example::
@@ -93,7 +95,7 @@ def neuron_modularity(x: Any, *, starts: int = 5, partition_seed: int = 0, threa
     starts: searches for communities, each in another order of the neurons; the best counts. One takes about a tenth of
         a second for 64 neurons, and a second for 256.
     partition_seed: start s takes the orders of seed ``partition_seed + s`` of networkx.
-    threads: as for :func:`repsim.cka`.
+    threads, device: as for :func:`repsim.cka`.
 
     Returns
     -------
@@ -110,7 +112,7 @@ def neuron_modularity(x: Any, *, starts: int = 5, partition_seed: int = 0, threa
         "Fast unfolding of communities in large networks", the method of Louvain.
     """
     options = {"starts": starts, "partition_seed": partition_seed}
-    return statistic_of(_neuron_modularity, "neuron_modularity", x, threads, **options)
+    return statistic_of(_neuron_modularity, "neuron_modularity", x, threads, device, **options)
 
 
 def neuron_modularity_difference(

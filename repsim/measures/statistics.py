@@ -10,8 +10,17 @@ from typing import Any
 import numpy as np
 
 from ..arguments import Progress, positive_number, thread_count
-from ..arrays import Rows, as_rows
-from ..reductions import column_sums, directions, dissimilarities_of, dissimilarity_pairs, exponential, placed
+from ..arrays import Rows
+from ..reductions import (
+    column_sums,
+    directions,
+    dissimilarities_of,
+    dissimilarity_pairs,
+    exponential,
+    placed,
+    rows_on,
+    working_on,
+)
 from .method import Method
 from .registry import Measure, invariant_to, register
 from .similarity import Distance
@@ -20,10 +29,13 @@ from .similarity import Distance
 CENTRED = 1e-12
 
 
-def statistic_of(statistic: Callable[..., float], function: str, x: Any, threads: int | None, **options: Any) -> float:
+def statistic_of(
+    statistic: Callable[..., float], function: str, x: Any, threads: int | None, device: Any, **options: Any
+) -> float:
     """A statistic of what a caller gave as x."""
-    rows, cpus = as_rows(x, function=function, name="x"), thread_count(threads, function=function)
-    return statistic(rows, function=function, threads=cpus, **options)
+    rows, cpus = rows_on(x, device, function=function, name="x"), thread_count(threads, function=function)
+    with working_on([rows], function=function):
+        return statistic(rows, function=function, threads=cpus, **options)
 
 
 def difference_in(
@@ -106,24 +118,30 @@ def _uniformity(
     return log_sum - math.log(n * (n - 1) / 2)
 
 
-def magnitude(x: Any, *, threads: int | None = None) -> float:
-    """Length of the mean row: |mean_i x_i|. ``x`` [n, d] as for :func:`repsim.cka`."""
-    return statistic_of(_magnitude, "magnitude", x, threads)
+def magnitude(x: Any, *, threads: int | None = None, device: Any = None) -> float:
+    """Length of the mean row: |mean_i x_i|. ``x`` [n, d] and ``device`` as for :func:`repsim.cka`."""
+    return statistic_of(_magnitude, "magnitude", x, threads, device)
 
 
-def concentricity(x: Any, *, threads: int | None = None) -> float:
+def concentricity(x: Any, *, threads: int | None = None, device: Any = None) -> float:
     """Mean cosine between the rows and their mean, from -1 to 1. ``x`` [n, d] as for :func:`repsim.cka`, without zero
     rows and with a mean that is not 0 up to rounding; see :func:`concentricity_difference`."""
-    return statistic_of(_concentricity, "concentricity", x, threads)
+    return statistic_of(_concentricity, "concentricity", x, threads, device)
 
 
 def uniformity(
-    x: Any, *, t: float = 2.0, unit_rows: bool = True, include_self: bool = False, threads: int | None = None
+    x: Any,
+    *,
+    t: float = 2.0,
+    unit_rows: bool = True,
+    include_self: bool = False,
+    threads: int | None = None,
+    device: Any = None,
 ) -> float:
     """log mean exp(-t |x_i - x_j|^2) over the pairs of inputs, at most 0. ``x`` [n, d] as for :func:`repsim.cka`, n at
     least 2; the options are those of :func:`uniformity_difference`."""
     options: dict[str, Any] = {"t": t, "unit_rows": unit_rows, "include_self": include_self}
-    return statistic_of(_uniformity, "uniformity", x, threads, **options)
+    return statistic_of(_uniformity, "uniformity", x, threads, device, **options)
 
 
 MAGNITUDE_DIFFERENCE = register(

@@ -2,7 +2,17 @@
 
 from .axes import RELIABLE, Axes, inverse, principal_axes, rounding
 from .centre import column_sums, equal_rows, finite_block, robust_centre, squared_norms
-from .device import PRECISIONS, device_of, has_gpu_operations, on_host, placed, rows_on, upper_factor, working_on
+from .device import (
+    PRECISIONS,
+    add_rows_to,
+    device_of,
+    has_gpu_operations,
+    on_host,
+    placed,
+    rows_on,
+    upper_factor,
+    working_on,
+)
 from .dissimilarities import KINDS as DISSIMILARITIES
 from .dissimilarities import (
     Dissimilarities,
@@ -51,6 +61,7 @@ __all__ = [
     "ThirdMoments",
     "WeightedLists",
     "about",
+    "add_rows_to",
     "column_sums",
     "cross_products",
     "device_of",

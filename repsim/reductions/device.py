@@ -174,6 +174,16 @@ def upper_factor(matrix: Any) -> np.ndarray:
     return on_host(torch.linalg.qr(matrix, mode="r").R)
 
 
+def add_rows_to(sums: Any, which: np.ndarray, block: Any) -> None:
+    """sums[which[i]] += block[i], in a fixed order of additions; both lie in one place, ``which`` with the host."""
+    if isinstance(block, np.ndarray):
+        np.add.at(sums, which, block)
+        return
+    chosen = block.new_zeros((len(sums), len(block)))
+    chosen[which, np.arange(len(block))] = 1.0
+    sums.addmm_(chosen, block)
+
+
 def placed(rows: Rows, values: np.ndarray) -> Any:
     """The values where the rows are."""
     return _to(rows.values, values) if isinstance(rows, DeviceRows) else values

@@ -71,15 +71,16 @@ def distance_counts(points: Points, span: Span, lines: torch.Tensor, counts: tor
 
 
 def rank_products(x: Points, x_table: Table, y: Points, y_table: Table, span: Span, threads: int) -> int:
+    import torch
+
     total = 0
     for keys_x, keys_y in zip(_keys(x, span), _keys(y, span), strict=True):
         left, right = (
             _limbs(ranks.view(-1)[_places(keys, lines)])
             for keys, (lines, ranks) in ((keys_x, x_table), (keys_y, y_table))
         )
-        for i, a in enumerate(left):
-            for j, b in enumerate(right):
-                total += int((a * b).sum()) << LIMB * (i + j)
+        sums = torch.stack([(a * b).sum() for a in left for b in right]).tolist()
+        total += sum(one << LIMB * (at // LIMBS + at % LIMBS) for at, one in enumerate(sums))
     return total
 
 

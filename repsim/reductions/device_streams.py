@@ -306,15 +306,17 @@ class StreamedRows(DeviceRows):
         return self.host.wide(rows, columns)
 
     def wide_there(self, rows: slice | np.ndarray, columns: slice = slice(None)) -> Any:
-        """Of rows one by one, or of some of their columns, what the host reads is brought there."""
         import torch
 
-        if isinstance(rows, slice) and columns == slice(None):
-            start, stop, _ = rows.indices(len(self))
-            found = self.values[start:stop].to(torch.float64, copy=True)
-            self.values.give_back(start, stop)
-            return found
-        return torch.as_tensor(self.wide(rows, columns), device=self.values.device)
+        if columns != slice(None):  # what the host reads of them is brought there
+            return torch.as_tensor(self.wide(rows, columns), device=self.values.device)
+        if not isinstance(rows, slice):
+            with self.values.picked(rows) as picked:
+                return picked.to(torch.float64, copy=True)
+        start, stop, _ = rows.indices(len(self))
+        found = self.values[start:stop].to(torch.float64, copy=True)
+        self.values.give_back(start, stop)
+        return found
 
     def returned(self, tensor: Any) -> Any:
         return tensor.cpu().numpy()
