@@ -72,7 +72,7 @@ def compare(
 
     Returns
     -------
-    Comparison with a grid per measure, each beside its null.
+    Comparison with a grid per measure, each beside its null, and the device that all of it was worked out on.
 
     Raises
     ------

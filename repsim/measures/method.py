@@ -177,7 +177,8 @@ def evaluate_grids(
     groups = np.array_split(random.permutation(n), plan.jackknife) if plan.jackknife else []
     for left_out, group in enumerate(groups):
         kept = np.delete(np.arange(n), group)
-        left, right = ([SharedRows.of(rows.alone(kept)) for rows in side] for side in (layers_x, layers_y))
+        with working_on([*layers_x, *layers_y], function=function):
+            left, right = ([SharedRows.of(rows.alone(kept)) for rows in side] for side in (layers_x, layers_y))
         try:
             with working_on([*left, *right], function=function):
                 one_pass(left, right, None, {name: of[left_out] for name, of in without.items()})

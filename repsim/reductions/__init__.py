@@ -1,28 +1,11 @@
 """Sums over all pairs of inputs and nearest neighbours, streamed: the only room that calls the native core."""
 
+from .arithmetic import add_rows_to, exponential, lengths, upper_factor
 from .axes import RELIABLE, Axes, inverse, principal_axes, rounding
 from .centre import column_sums, equal_rows, finite_block, robust_centre, squared_norms
-from .device import (
-    PRECISIONS,
-    add_rows_to,
-    device_of,
-    has_gpu_operations,
-    on_host,
-    placed,
-    rows_on,
-    upper_factor,
-    working_on,
-)
+from .device import PRECISIONS, device_of, has_gpu_operations, on_host, placed, rows_on, working_on
 from .dissimilarities import KINDS as DISSIMILARITIES
-from .dissimilarities import (
-    Dissimilarities,
-    directions,
-    dissimilarities_of,
-    dissimilarity_pairs,
-    dissimilarity_tiles,
-    exponential,
-    lengths,
-)
+from .dissimilarities import Dissimilarities, directions, dissimilarities_of, dissimilarity_pairs, dissimilarity_tiles
 from .distance_ranks import DistanceRanks, distance_ranks, rank_correlation
 from .distances import median_distance
 from .feature_space import feature_sums, less_in_feature_space

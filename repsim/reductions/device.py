@@ -165,25 +165,6 @@ def summed_products(products: Any) -> np.ndarray:
     return np.stack([high + (low >> 32), low & 0xFFFFFFFF], axis=2)
 
 
-def upper_factor(matrix: Any) -> np.ndarray:
-    """R of the QR decomposition [m, d], found where the matrix lies."""
-    if isinstance(matrix, np.ndarray):
-        return np.asarray(np.linalg.qr(matrix, mode="r"))
-    import torch
-
-    return on_host(torch.linalg.qr(matrix, mode="r").R)
-
-
-def add_rows_to(sums: Any, which: np.ndarray, block: Any) -> None:
-    """sums[which[i]] += block[i], in a fixed order of additions; both lie in one place, ``which`` with the host."""
-    if isinstance(block, np.ndarray):
-        np.add.at(sums, which, block)
-        return
-    chosen = block.new_zeros((len(sums), len(block)))
-    chosen[which, np.arange(len(block))] = 1.0
-    sums.addmm_(chosen, block)
-
-
 def placed(rows: Rows, values: np.ndarray) -> Any:
     """The values where the rows are."""
     return _to(rows.values, values) if isinstance(rows, DeviceRows) else values

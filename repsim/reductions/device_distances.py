@@ -52,12 +52,6 @@ def directions(rows: torch.Tensor, centred: bool, constant: float) -> tuple[torc
     return rows / lengths, (lengths[:, 0] > constant) & lengths[:, 0].isfinite()
 
 
-def lengths(rows: torch.Tensor) -> torch.Tensor:
-    """As :func:`repsim.reductions.dissimilarities.lengths`."""
-    largest = rows.abs().amax(dim=-1)
-    return largest * ((rows / largest[..., None]) ** 2).sum(dim=-1).sqrt()
-
-
 def distance_pages(points: Points, span: Span, seen: torch.Tensor, threads: int) -> None:
     for keys in _keys(points, span):
         seen[keys >> PAGE] = 1

@@ -154,20 +154,6 @@ def _upper(tile: Any) -> Any:
     return tile[np.triu_indices(len(tile), 1)]
 
 
-def lengths(rows: Any) -> np.ndarray:
-    """|row| of float64 rows [..., d], found where they lie; of zeros NaN. No square leaves float64."""
-    if not isinstance(rows, np.ndarray):
-        return device.on_host(device_distances.lengths(rows))
-    largest = np.abs(rows).max(axis=-1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(largest * np.sqrt(((rows / largest[..., None]) ** 2).sum(axis=-1)))
-
-
-def exponential(values: Any) -> Any:
-    """exp of every number, in its place."""
-    return np.exp(values, out=values) if isinstance(values, np.ndarray) else values.exp_()
-
-
 def directions(rows: Any, *, centred: bool = False) -> tuple[Any, np.ndarray]:
     """Float64 rows over their lengths, after subtracting from each the mean of its own features where ``centred``.
 
