@@ -308,7 +308,10 @@ def bad_rows(how: str) -> np.ndarray:
     ("name", "how"),
     [
         *(("procrustes", how) for how in ("NaN", "too long")),
-        *((name, "equal rows") for name in ("cca_mean", "linear_regression", "gulp", "distance_correlation", "bures")),
+        *(
+            (name, "equal rows")
+            for name in ("cka", "cca_mean", "linear_regression", "gulp", "distance_correlation", "bures")
+        ),
         *((name, "constant column") for name in ("pls", "maxcorr", "hard_correlation_match")),
         *((name, "zero row") for name in ("aligned_cosine", "concentricity_difference", "uniformity_difference")),
         *(("rsa", how) for how in ("NaN", "equal rows")),
