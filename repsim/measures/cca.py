@@ -169,16 +169,9 @@ def cca_mean(
     Paper: Hotelling (1936); Raghu et al. (2017) for networks.
     """
     return CCA_MEAN.evaluate(
-        x,
-        y,
-        {},
-        permutations=permutations,
-        seed=seed,
-        jackknife=jackknife,
-        threads=threads,
-        progress=progress,
+        x, y, {}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads, progress=progress,
         device=device,
-    )
+    )  # fmt: skip
 
 
 CCA_MEAN_SQUARED = register(
@@ -232,16 +225,9 @@ def cca_mean_squared(
     Papers: Yanai (1974); Kornblith et al. (2019).
     """
     return CCA_MEAN_SQUARED.evaluate(
-        x,
-        y,
-        {},
-        permutations=permutations,
-        seed=seed,
-        jackknife=jackknife,
-        threads=threads,
-        progress=progress,
+        x, y, {}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads, progress=progress,
         device=device,
-    )
+    )  # fmt: skip
 
 
 SVCCA = register(

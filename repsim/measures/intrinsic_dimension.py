@@ -202,13 +202,6 @@ def intrinsic_dimension_difference(
     """
     options = {"estimator": estimator, "k": k, "discard": discard}
     return INTRINSIC_DIMENSION_DIFFERENCE.evaluate(
-        x,
-        y,
-        options,
-        permutations=permutations,
-        seed=seed,
-        jackknife=jackknife,
-        threads=threads,
-        progress=progress,
+        x, y, options, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads, progress=progress,
         device=device,
-    )
+    )  # fmt: skip

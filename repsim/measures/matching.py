@@ -243,16 +243,9 @@ def hard_correlation_match(
     Paper: Li, Yosinski, Clune, Lipson and Hopcroft (2016), "Convergent learning".
     """
     return HARD_CORRELATION_MATCH.evaluate(
-        x,
-        y,
-        {},
-        permutations=permutations,
-        seed=seed,
-        jackknife=jackknife,
-        threads=threads,
-        progress=progress,
+        x, y, {}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads, progress=progress,
         device=device,
-    )
+    )  # fmt: skip
 
 
 def soft_correlation_match(

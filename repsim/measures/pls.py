@@ -103,13 +103,6 @@ def pls(
     distribution imply representational similarity?", for their mean with d = d'.
     """
     return PLS.evaluate(
-        x,
-        y,
-        {},
-        permutations=permutations,
-        seed=seed,
-        jackknife=jackknife,
-        threads=threads,
-        progress=progress,
+        x, y, {}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads, progress=progress,
         device=device,
-    )
+    )  # fmt: skip

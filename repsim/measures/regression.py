@@ -113,16 +113,9 @@ def linear_regression(
     Paper: Kornblith et al. (2019).
     """
     return LINEAR_REGRESSION.evaluate(
-        x,
-        y,
-        {},
-        permutations=permutations,
-        seed=seed,
-        jackknife=jackknife,
-        threads=threads,
-        progress=progress,
+        x, y, {}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads, progress=progress,
         device=device,
-    )
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

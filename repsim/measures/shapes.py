@@ -246,16 +246,9 @@ def angular_procrustes(
     Paper: Williams, Kunz, Kornblith and Linderman (2021), "Generalized shape metrics on neural representations".
     """
     return ANGULAR_PROCRUSTES.evaluate(
-        x,
-        y,
-        {},
-        permutations=permutations,
-        seed=seed,
-        jackknife=jackknife,
-        threads=threads,
-        progress=progress,
+        x, y, {}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads, progress=progress,
         device=device,
-    )
+    )  # fmt: skip
 
 
 def permutation_procrustes(
@@ -376,13 +369,6 @@ def aligned_cosine(
         change"; Klabunde et al. (2025), "Similarity of neural network models", for representations.
     """
     return ALIGNED_COSINE.evaluate(
-        x,
-        y,
-        {},
-        permutations=permutations,
-        seed=seed,
-        jackknife=jackknife,
-        threads=threads,
-        progress=progress,
+        x, y, {}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads, progress=progress,
         device=device,
-    )
+    )  # fmt: skip

@@ -238,16 +238,9 @@ def eigenspace_overlap(
     Paper: May, Zhang, Dao and Re (2019), "On the downstream performance of compressed word embeddings".
     """
     return EIGENSPACE_OVERLAP.evaluate(
-        x,
-        y,
-        {},
-        permutations=permutations,
-        seed=seed,
-        jackknife=jackknife,
-        threads=threads,
-        progress=progress,
+        x, y, {}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads, progress=progress,
         device=device,
-    )
+    )  # fmt: skip
 
 
 def gulp(
@@ -329,16 +322,9 @@ def bures(
         Larsen and Williams (2024), "Duality of Bures and shape distances".
     """
     return BURES.evaluate(
-        x,
-        y,
-        {},
-        permutations=permutations,
-        seed=seed,
-        jackknife=jackknife,
-        threads=threads,
-        progress=progress,
+        x, y, {}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads, progress=progress,
         device=device,
-    )
+    )  # fmt: skip
 
 
 def riemannian(

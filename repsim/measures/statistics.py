@@ -245,16 +245,9 @@ def magnitude_difference(
         network models: a survey of functional and representational measures".
     """
     return MAGNITUDE_DIFFERENCE.evaluate(
-        x,
-        y,
-        {},
-        permutations=permutations,
-        seed=seed,
-        jackknife=jackknife,
-        threads=threads,
-        progress=progress,
+        x, y, {}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads, progress=progress,
         device=device,
-    )
+    )  # fmt: skip
 
 
 def concentricity_difference(
@@ -290,16 +283,9 @@ def concentricity_difference(
     Paper: as of :func:`magnitude_difference`.
     """
     return CONCENTRICITY_DIFFERENCE.evaluate(
-        x,
-        y,
-        {},
-        permutations=permutations,
-        seed=seed,
-        jackknife=jackknife,
-        threads=threads,
-        progress=progress,
+        x, y, {}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads, progress=progress,
         device=device,
-    )
+    )  # fmt: skip
 
 
 def uniformity_difference(
@@ -344,13 +330,6 @@ def uniformity_difference(
     """
     options = {"t": t, "unit_rows": unit_rows, "include_self": include_self}
     return UNIFORMITY_DIFFERENCE.evaluate(
-        x,
-        y,
-        options,
-        permutations=permutations,
-        seed=seed,
-        jackknife=jackknife,
-        threads=threads,
-        progress=progress,
+        x, y, options, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads, progress=progress,
         device=device,
-    )
+    )  # fmt: skip

@@ -123,9 +123,8 @@ def dissimilarity_tiles(
 ) -> Iterator[tuple[slice, slice, list[Any]]]:
     """D of every side between inputs i and inputs j, [len i, len j], for every pair of blocks with i <= j.
 
-    Where i == j that is a symmetric square with zeros in its diagonal. The arrays may be written on. Memory: two blocks
+    The tiles lie where the rows do; on a GPU they have twice the rows. Where i == j one is a symmetric square with zeros in its diagonal. The arrays may be written on. Memory: two blocks
     of rows of every side and two tiles. Cost: n^2 d flop of every side.
-    They lie where the rows do; tiles of a GPU have twice the rows.
     """
     n, widest = len(sides[0]), max(side.rows.depth for side in sides)
     times = 2 if isinstance(sides[0].rows, DeviceRows) else 1
