@@ -123,9 +123,9 @@ def dissimilarity_tiles(
 ) -> Iterator[tuple[slice, slice, list[Any]]]:
     """D of every side between inputs i and inputs j, [len i, len j], for every pair of blocks with i <= j.
 
-    The tiles lie where the rows do; on a GPU they have twice the rows. Where i == j one is a symmetric square with zeros
-    in its diagonal. They may be written on. Memory: two blocks of rows of every side and two tiles. Cost: n^2 d flop of
-    every side.
+    The tiles lie where the rows do; on a GPU they have twice the rows. Where i == j one is a symmetric square with
+    zeros in its diagonal. They may be written on. Memory: two blocks of rows of every side and two tiles. Cost: n^2 d
+    flop of every side.
     """
     n, widest = len(sides[0]), max(side.rows.depth for side in sides)
     times = 2 if isinstance(sides[0].rows, DeviceRows) else 1
