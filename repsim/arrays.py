@@ -316,7 +316,7 @@ def _on_gpu(x: Any, name: str, where: str, function: str, allowed: bool) -> Devi
 def _not_there(where: str, name: str, function: str, place: str) -> ValueError:
     return ValueError(
         f"{where} on the CPU (this build has no GPU operations for {function}), got {place}; pass {name} from the "
-        f"host, such as {name}.cpu()"
+        "host, as .cpu() gives it"
     )
 
 
