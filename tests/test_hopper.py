@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fused_stand_ins import STAND_INS
+import torch
+from fused_stand_ins import PRODUCTS, STAND_INS, split
 
 from bench import hopper_cases
 from repsim.reductions import hopper as fused
@@ -45,6 +46,7 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     library = ctypes.CDLL(str(built))
     library.walk.restype = ctypes.c_int64
     library.ring.restype = ctypes.c_char_p
+    library.roundings.restype = ctypes.c_double
     return library
 
 
@@ -416,6 +418,49 @@ def test_parts_and_their_products_lose_what_they_state(
     assert off.max() > product / 64, "the bound would let a product too few pass"
 
 
+def cut(x: np.ndarray, unit: np.ndarray) -> np.ndarray:
+    """Towards zero, to whole multiples."""
+    return np.trunc(x / unit) * unit
+
+
+def on_tensor_cores(terms: np.ndarray, step: int) -> np.ndarray:
+    """Sums [..] of terms [.., m] as bounds.h supposes: in a step all are cut to 23 bits below the first of the largest,
+    and so is their sum, of its own."""
+    held = np.zeros(terms.shape[:-1])
+    for first in range(0, terms.shape[-1], step):
+        some = np.concatenate([held[..., None], terms[..., first : first + step]], axis=-1)
+        largest = np.abs(some).max(axis=-1, keepdims=True)
+        unit = np.exp2(np.floor(np.log2(np.where(largest > 0, largest, 1))) - 23)
+        held = cut(some, unit).sum(axis=-1)
+        held = cut(held, np.exp2(np.floor(np.log2(np.where(held != 0, np.abs(held), 1))) - 23))
+    return held
+
+
+@pytest.mark.parametrize("step", [4, 8, 16])
+@pytest.mark.parametrize(("filter", "precision"), [(1, "medium"), (2, "high"), (3, "highest")])
+@pytest.mark.parametrize("rows", ["of-one-sign", "of-both-signs", "worst"])
+def test_sums_of_products_err_by_no_more_than_their_bound(
+    native: ctypes.CDLL, filter: int, precision: str, step: int, rows: str
+) -> None:
+    """``worst``: parts as large as they can be, of one sign, so that what is left out adds up."""
+    depth, rng = 80, np.random.default_rng(step)
+    x, y = (rng.uniform(-1 if rows == "of-both-signs" else 0.5, 1, (40, depth)).astype(np.float32) for _ in range(2))
+    if rows == "worst":
+        x[:], y[:] = 1 + 2.0**-8 + 2.0**-17 + 2.0**-23, 1 + 2.0**-8 + 2.0**-17
+    parts = [[part.double().numpy() for part in split(torch.as_tensor(z), precision)[0].parts] for z in (x, y)]
+    terms = np.concatenate([parts[0][p] * parts[1][q] for p, q in PRODUCTS[precision]], axis=1)
+    seen = [sum(part) for part in parts]
+    off = np.abs(on_tensor_cores(terms, step) - (seen[0] * seen[1]).sum(axis=1))
+    bound = (
+        native.roundings(filter, ctypes.c_int64(depth))
+        * 2.0**-24
+        * np.prod([np.linalg.norm(z, axis=1) for z in seen], axis=0)
+    )
+    assert (off <= bound).all()
+    if rows == "worst" and precision == "high":
+        assert off.max() > bound.max() / 3, "the bound would let a product too few pass"
+
+
 # ---------------------------------------------------------------------------------------------- what watches over it
 
 
@@ -465,6 +510,8 @@ def cases_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
         ("search_is_right", {"n": 300, "d": 20, "metric": "euclidean", "rows": "clusters"}),
         ("search_is_right", {"n": 150, "d": 70, "metric": "inner_product", "rows": "anisotropic"}),
         ("queries_are_right", {"n": 40, "m": 130, "d": 24, "certain": True}),
+        ("search_is_right", {"n": 150, "d": 20, "metric": "euclidean", "rows": "clusters", "precision": "high"}),
+        ("queries_are_right", {"n": 40, "m": 130, "d": 24, "certain": False, "precision": "highest"}),
     ],
     ids=lambda one: one if isinstance(one, str) else "",
 )  # fmt: skip

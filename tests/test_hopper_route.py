@@ -6,11 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from emulated_gpu import install, on_gpu
+from emulated_gpu import install, on_gpu, streamed
 from fused_stand_ins import STAND_INS, calls
 
 import repsim
 from repsim.reductions import hopper
+from repsim.reductions.centre import Packer
+from repsim.reductions.device_neighbours import DeviceSide
+from repsim.reductions.neighbours import Side
 
 
 @pytest.fixture
@@ -70,14 +73,127 @@ def test_near_rows_far_from_the_middle_are_left_to_the_tiles(fused: Any, data: A
         assert set(calls) == taken
 
 
-@pytest.mark.parametrize("metric", ["euclidean", "inner_product", "cosine"])
-@pytest.mark.parametrize("base", [False, True], ids=["all-pairs", "queries"])
-def test_neighbours_take_the_fused_search(fused: Any, data: Any, metric: str, base: bool) -> None:
-    from repsim.reductions.neighbours import nearest
+def same_lists(there: Any, x: np.ndarray, base: np.ndarray | None, k: int, metric: str) -> None:
+    here = repsim.nearest(x, k, base=base, metric=metric)
+    np.testing.assert_array_equal(np.asarray(there.indices), here.indices)
+    np.testing.assert_array_equal(np.asarray(there.scores), here.scores)
 
-    rows = on_gpu(data[0]), on_gpu(data[0][::2].copy(), "base") if base else None
-    found = nearest(*rows, 5, metric, function="nearest", threads=1, filter="bfloat16")
-    assert calls == ["rows" if base else "all pairs"]
-    exact = nearest(*rows, 5, metric, function="nearest", threads=1, filter="float32")
-    assert len(calls) == 1, "float32 tiles are not fused"
-    np.testing.assert_array_equal(np.asarray(found.indices), np.asarray(exact.indices))
+
+@pytest.mark.parametrize(
+    ("filter", "precision", "said"),
+    [
+        pytest.param("bfloat16", "medium", "bfloat16", id="one-product"),
+        pytest.param("float32", "highest", "bfloat16x6", id="six-products"),
+    ],
+)
+@pytest.mark.parametrize("metric", ["euclidean", "inner_product", "cosine"])
+@pytest.mark.parametrize(
+    ("base", "place"),
+    [
+        pytest.param(False, on_gpu, id="all-pairs"),
+        pytest.param(True, on_gpu, id="queries"),
+        pytest.param(True, streamed, id="queries-with-the-host"),
+    ],
+)
+def test_neighbours_take_the_fused_search(
+    fused: Any, data: Any, metric: str, base: bool, filter: str, precision: str, said: str, place: Any
+) -> None:
+    fused.setattr("repsim.arrays.RESIDENT_ON_DEVICE", 8400)  # 100 rows are packed at a time
+    x, other = data[0], data[0][::2].copy() if base else None
+    there = repsim.nearest(place(x), 5, base=place(other, "base") if base else None, metric=metric, filter=filter)
+    assert calls == [f"{'rows' if base else 'all pairs'} {precision}"]
+    assert (there.filter, there.scanned) == (said, 0)
+    same_lists(there, x, other, 5, metric)
+
+
+def two_clusters(data: np.ndarray, apart: float) -> np.ndarray:
+    """Rows whose neighbours lie much nearer than the middle of all."""
+    x = data.copy()
+    x[::2] += np.float32(apart)
+    return x
+
+
+@pytest.mark.parametrize(
+    ("base", "place", "block_rows"),
+    [
+        pytest.param(False, on_gpu, 192, id="all-pairs-there-in-blocks"),
+        pytest.param(False, streamed, None, id="all-pairs-with-the-host"),
+        pytest.param(True, streamed, 192, id="queries-with-the-host-in-blocks"),
+    ],
+)
+@pytest.mark.parametrize("metric", ["euclidean", "inner_product", "cosine"])
+def test_rows_that_one_product_leaves_open_are_promoted(
+    fused: Any, data: Any, metric: str, base: bool, block_rows: Any, place: Any
+) -> None:
+    """Three products decide them; before there were any, float32 scanned all rows again for them."""
+    apart = 60.0 if metric == "inner_product" else 20.0
+    x, other = two_clusters(data[0], apart), two_clusters(data[0][:300], apart) if base else None
+    rows = place(x), place(other, "base") if base else None
+    options = {"metric": metric, "filter": "bfloat16", "block_rows": block_rows}
+    there = repsim.nearest(rows[0], 5, base=rows[1], **options)
+    first, *promoted = calls
+    assert first == f"{'rows' if base else 'all pairs'} medium"
+    assert promoted == ["rows high"] * (2 if block_rows and metric == "inner_product" else 1)
+    assert (there.filter, there.scanned) == ("bfloat16", 0)
+    same_lists(there, x, other, 5, metric)
+    fused.delenv("REPSIM_HOPPER")
+    assert repsim.nearest(rows[0], 5, base=rows[1], **options).scanned > 0
+
+
+def test_what_promotion_leaves_open_is_settled_in_float64(fused: Any, data: Any) -> None:
+    x = two_clusters(data[0], 2e5)
+    x[300:] = x[:110]
+    there = repsim.nearest(on_gpu(x), 10, metric="euclidean", filter="bfloat16")
+    assert calls == ["all pairs medium", "rows high"]
+    assert there.scanned > 0
+    same_lists(there, x, None, 10, "euclidean")
+
+
+def test_rows_too_close_for_one_product_take_three(fused: Any, data: Any) -> None:
+    """Tried out on a few rows."""
+    fused.setattr("repsim.reductions.neighbours.PILOT", 40)
+    fused.setattr("repsim.reductions.neighbours.LEAST_PAIRS", 1)
+    x = two_clusters(data[0], 200.0)
+    there = repsim.nearest(on_gpu(x), 5, metric="inner_product")
+    assert calls == ["rows medium", "rows medium", "all pairs high"]
+    assert (there.filter, there.scanned) == ("bfloat16x3", 0)
+    same_lists(there, x, None, 5, "inner_product")
+
+
+def test_where_parts_have_no_room_tiles_are_taken(fused: Any, data: Any) -> None:
+    fused.setattr(hopper, "lists_fit", lambda n, kept, device: False)
+    there = repsim.nearest(on_gpu(two_clusters(data[0], 40.0)), 5, metric="euclidean", filter="bfloat16")
+    assert there.scanned > 0
+    assert repsim.nearest(on_gpu(data[0]), 5, filter="float32").filter == "float32"
+    assert not calls
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "inner_product", "cosine"])
+@pytest.mark.parametrize(
+    ("filter", "apart"), [pytest.param("bfloat16", 30.0, id="promoted"), pytest.param("float32", 300.0, id="six")]
+)
+def test_lists_are_exact_whatever_sums_may_err(fused: Any, data: Any, metric: str, filter: str, apart: float) -> None:
+    """Every score is off by all that the tensor cores may make of it; rows that this confuses are found in float64."""
+    fused.setattr("fused_stand_ins.error", 1.0)
+    x = two_clusters(data[0], apart)
+    there = repsim.nearest(on_gpu(x), 5, metric=metric, filter=filter)
+    same_lists(there, x, None, 5, metric)
+    fused.setattr("fused_stand_ins.error", 3e4)
+    beyond = repsim.nearest(on_gpu(x), 5, metric=metric, filter=filter)
+    assert (np.asarray(beyond.indices) != np.asarray(there.indices)).any(), "no error would be found"
+
+
+@pytest.mark.parametrize("place", [on_gpu, streamed], ids=["there", "with-the-host"])
+@pytest.mark.parametrize("filter", list(hopper.FILTERS))
+def test_residuals_bound_what_the_parts_lack(fused: Any, data: Any, filter: str, place: Any) -> None:
+    fused.setattr("repsim.arrays.RESIDENT_ON_DEVICE", 8400)
+    x = data[0].astype(np.float64) * np.pi
+    packer = Packer(place(x), x[0], np.full(len(x), 0.25), 1)
+    side = DeviceSide(Side(packer.rows, packer, None), filter, 0.0, None)
+    seen = side.parts().parts.double().sum(0)[:, :21].numpy()
+    lost = np.linalg.norm(seen - (x - x[0]) * 0.25, axis=1)
+    norms, residuals = side.known()
+    assert (residuals >= lost).all()
+    assert (residuals <= 1.01 * lost + 2.0**-24 * norms + 1e-36).all()
+    np.testing.assert_allclose(norms, np.linalg.norm(seen, axis=1), rtol=1e-7)
+    assert side.parts() is side.parts()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from .. import blocks
 from . import device, device_grid, hopper
 from .device import address, gpu_module, on_host, placed, source, stream_of, tensor_of
 from .device_grid import TileAt, tile_rows
-from .neighbours import Found, Open, PackedSide, Reach, Search, Side, Steps
+from .neighbours import Found, Open, PackedSide, Reach, Search, Side, Sides, Steps, margin_of
 
 if TYPE_CHECKING:
     import torch
@@ -31,8 +31,12 @@ class DeviceSide(PackedSide):
         where = tensor_of(side.rows).device
         self.halves, self.residuals = torch.empty((2, len(side.rows)), dtype=torch.float32, device=where)
         if memory is None and where.type == "cuda":
-            size = len(side.rows) * side.rows.depth * (2 if filter == "bfloat16" else 4)
-            self.keeps_all = size <= torch.cuda.mem_get_info(where)[0] // FREE_SHARE
+            self.keeps_all = 4 * self.words * len(side.rows) <= torch.cuda.mem_get_info(where)[0] // FREE_SHARE
+        self.all_parts: hopper.Split | None = None
+
+    def forget(self) -> None:
+        super().forget()
+        self.all_parts = None
 
     def known(self) -> tuple[np.ndarray, np.ndarray]:
         halves, residuals = on_host(self.halves), on_host(self.residuals)
@@ -42,12 +46,41 @@ class DeviceSide(PackedSide):
         if first in self.kept and self.kept[first][0].count >= count:  # blocks may be longer by now
             return self.kept[first]
         packed, halves, residuals = self.side.packer.on_device(first, count, self.filter, residuals=True)
-        part = slice(first, first + count)
-        self.halves[part] = halves
-        self.residuals[part] = residuals + 1.001 * self.floor
+        self._know(first, halves, residuals)
         if self.keeps_all:
             self.kept[first] = packed, halves
         return packed, halves
+
+    def parts(self) -> hopper.Split:
+        """All rows as the fused kernels take them: sums of as many bfloat16 parts as the filter has."""
+        import torch
+
+        if self.all_parts is None:
+            rows, precision = self.side.rows, hopper.FILTERS[self.filter]
+            shape = hopper.PARTS[precision], len(rows), -(-rows.depth // 8) * 8
+            parts = torch.empty(shape, dtype=torch.bfloat16, device=self.halves.device)
+            for first, stop in rows.sweep():
+                parts[:, first:stop] = self._parts_of(first, stop - first, precision)
+            self.all_parts = hopper.Split(parts, self.halves, shape[2])
+        return self.all_parts
+
+    def _parts_of(self, first: int, count: int, precision: str) -> torch.Tensor:
+        """[parts, count, width] of some rows."""
+        words = "bfloat16" if precision == "medium" else "float32"
+        packed, halves, residuals = self.side.packer.on_device(first, count, words, residuals=True)
+        values = packed.values[:count]
+        if words == "bfloat16":
+            self._know(first, halves, residuals)
+            return values[None]
+        split, lost = hopper.split(values, precision, residuals=True)
+        off = (residuals + lost) * (1 + 2.0**-20)  # by more than float32 sums round away
+        self._know(first, cast("torch.Tensor", split.half), off)
+        return split.parts
+
+    def _know(self, first: int, halves: torch.Tensor, residuals: torch.Tensor) -> None:
+        part = slice(first, first + len(halves))
+        self.halves[part] = halves
+        self.residuals[part] = residuals + 1.001 * self.floor
 
 
 @dataclass(frozen=True)
@@ -135,7 +168,8 @@ class DeviceSearch(Search):
 
         n, m = len(left.side.rows), len(right.side.rows)
         kept = min(self.k + margin, m - self.symmetric)
-        candidates = self._fused(left, right, kept) or self._tiled(left, right, kept, steps)
+        fused = left.filter != "float32" and (left.filter != "bfloat16" or self._fuses(left, right, kept))
+        candidates = (self._fused if fused else self._tiled)(left, right, kept, steps)
         reach = Reach.of(right, self.metric)
         indices = torch.empty((n, self.k), dtype=torch.int64, device=self.where)
         exact = torch.empty((n, self.k), dtype=torch.float64, device=self.where)
@@ -154,15 +188,57 @@ class DeviceSearch(Search):
         certificate, _known = self.certificate(left, reach, candidates.kept)
         gpu_module().rank_neighbours(ranking, candidates.rows_from(0), certificate, *map(address, to), stream_of(to[0]))
 
-    def _fused(self, left: PackedSide, right: PackedSide, kept: int) -> Candidates | None:
-        """Of the fused kernel, where that is asked for and all rows are kept packed."""
-        n, m = len(left.side.rows), len(right.side.rows)
-        if left.filter != "bfloat16" or not (left.keeps_all and right.keeps_all) or not hopper.asked_for(self.where):
+    def packed(self, filter: str) -> Sides:
+        return (self._of_parts("bfloat16x6") if filter == "float32" else None) or self.sides(filter)
+
+    def finer(self, packed: Sides) -> Sides:
+        float32 = self.in_float32(packed)
+        return self._of_parts("bfloat16x3") or float32
+
+    def _of_parts(self, filter: str) -> Sides | None:
+        """Both sides for a filter that the fused kernels alone have, where they are taken."""
+        if not hopper.asked_for(self.where):
             return None
-        if not hopper.lists_fit(n, kept, self.where):
-            return None
-        lists = hopper.best_rows(*left.block(0, n), *right.block(0, m), kept, distances=self.metric != "inner_product")
+        sides = self.sides(filter)
+        return sides if self._fuses(*sides, self.k + margin_of(filter, self.k)) else None
+
+    def _fuses(self, left: PackedSide, right: PackedSide, kept: int) -> bool:
+        """Whether the fused kernels are taken: they are asked for, and all rows are kept packed."""
+        there = left.keeps_all and right.keeps_all and hopper.asked_for(self.where)
+        return there and hopper.lists_fit(len(left.side.rows), kept, self.where)
+
+    def _fused(self, left: PackedSide, right: PackedSide, kept: int, steps: Steps) -> Candidates:
+        """Of the fused kernel."""
+        x = self._parts(left)
+        base = x if self.symmetric else self._parts(right)
+        lists = hopper.best_rows(x, base, hopper.FILTERS[left.filter], kept)
         return Candidates(lists.keys, lists.counts, lists.floors, kept)
+
+    def _parts(self, packed: PackedSide) -> hopper.Split:
+        parts = cast(DeviceSide, packed).parts()
+        return replace(parts, half=None) if self.metric == "inner_product" else parts
+
+    def promoted(self, found: Found, still_open: Open, packed: Sides) -> Open:
+        """By the three products of two parts each, where the fused kernels are taken."""
+        import torch
+
+        if packed[0].filter != "bfloat16" or not len(still_open.rows):
+            return still_open
+        base = self.finer(packed)[1]
+        if base.filter == "float32":
+            return still_open
+        one_sided, left_open = replace(self, symmetric=False), []
+        plan = self.traversal(len(still_open.rows), len(base.side.rows), base.side.rows.depth, symmetric=False)
+        for start in plan.starts_i:
+            rows = still_open.rows[start : start + plan.block_rows]
+            which = on_host(rows)
+            few = self.side(self.left.at(which), base.filter)
+            own = which if self.symmetric else np.full(len(which), -1)
+            ranked, open_rows = one_sided.ranked(few, base, own, margin_of(base.filter, self.k), Steps(None))
+            found.indices[rows], found.scores[rows] = ranked.indices, ranked.scores
+            left_open.append(replace(open_rows, rows=rows[open_rows.rows]))
+        rows, scores = (torch.cat([getattr(one, name) for one in left_open]) for name in ("rows", "scores"))
+        return Open(rows, scores, left_open[0].reach)
 
     def _tiled(self, left: PackedSide, right: PackedSide, kept: int, steps: Steps) -> Candidates:
         """Of torch's products, a tile at a time."""
@@ -186,7 +262,7 @@ class DeviceSearch(Search):
 
         return torch.empty((tile_rows(n), tile_rows(m)), dtype=torch.float32, device=self.where)
 
-    def settle(self, found: Found, still_open: Open, packed: tuple[PackedSide, PackedSide]) -> None:
+    def settle(self, found: Found, still_open: Open, packed: Sides) -> None:
         import torch
 
         if not len(still_open.rows):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 PRECISIONS = {"medium": 0, "high": 1, "highest": 2}
 PARTS = {"medium": 1, "high": 2, "highest": 3}
+FILTERS = {"bfloat16": "medium", "bfloat16x3": "high", "bfloat16x6": "highest"}  # of neighbours: products of parts
 KERNELS = {"linear": 0, "rbf": 2}
 NO_FLOOR = 0x00800000 << 32  # the key of -FLT_MAX, in the last place
 LIST_ROOM = 1024  # candidates that a list holds while it is searched
@@ -313,14 +314,12 @@ def lists_fit(n: int, kept: int, device: Any) -> bool:
     return 4 * kept <= LIST_ROOM and 8 * LIST_ROOM * n <= torch.cuda.mem_get_info(device)[0] // 4
 
 
-def best_rows(block: Any, half: Any, base: Any, base_half: Any, kept: int, *, distances: bool) -> Lists:
-    """The ``kept`` best rows of a bfloat16 base for every row of a block; the others' where the base is the block."""
-    x = Split(block.values[None, : block.count], half if distances else None, block.values.shape[1])
-    lists = Lists.empty(block.count, LIST_ROOM, block.values.device)
-    if base is block:
-        search_all_pairs(x, "medium", kept, lists)
+def best_rows(x: Split, base: Split, precision: str, kept: int) -> Lists:
+    """The ``kept`` best rows of a base for every row; of the other rows where the base is the rows themselves."""
+    lists = Lists.empty(x.parts.shape[1], LIST_ROOM, x.parts.device)
+    if base is x:
+        search_all_pairs(x, precision, kept, lists)
     else:
-        other = Split(base.values[None, : base.count], base_half if distances else None, base.values.shape[1])
-        search_rows(x, other, "medium", kept, lists)
-        _again(lists, x, other, "medium", kept, own=False)
+        search_rows(x, base, precision, kept, lists)
+        _again(lists, x, base, precision, kept, own=False)
     return lists

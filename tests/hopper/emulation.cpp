@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "bounds.h"
 #include "cuda/hopper.h"
 #include "cuda/hopper_epilogues.h"
 #include "cuda/hopper_schedule.h"
@@ -444,6 +445,9 @@ void split_products(int precision, int64_t count, const float* x, const float* y
     rests[m] = rest[0];
   }
 }
+
+// What bounds.h says of the sums of a filter.
+double roundings(int filter, int64_t depth) { return roundings_in_any_order(static_cast<Filter>(filter), depth); }
 
 const char* ring(int cluster_rows, int cluster_columns, int stages, int steps, uint64_t seed) {
   if (cluster_rows == 1 && cluster_columns == 1) return ring_fault<1, 1>(stages, steps, seed);
