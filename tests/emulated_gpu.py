@@ -95,9 +95,23 @@ class EmulatedCopies:
         self.last_of: dict[int, _Event] = {}
         self.copied: list[int] = []  # bytes of every copy
         self.alive: dict[str, list[weakref.ref]] = {"pinned": [], "there": []}
+        self.blocks: list[tuple[int, weakref.ref]] = []  # pinned, as torch's allocator has them
+        self.most_blocks = 0  # bytes of them
 
     def pinned(self, size: int) -> torch.Tensor:
-        return self._memory("pinned", size)
+        """In a block of a power of two bytes, which another of that size takes over, until they are given back."""
+        made = self._memory("pinned", size)
+        block = 2 ** int(np.ceil(np.log2(size)))
+        free = [at for at, (of, user) in enumerate(self.blocks) if of == block and not _in_use(user)]
+        if free:
+            self.blocks.pop(free[0])
+        self.blocks.append((block, weakref.ref(made)))
+        self.most_blocks = max(self.most_blocks, sum(of for of, _ in self.blocks))
+        return made
+
+    def unpin(self) -> None:
+        gc.collect(0)
+        self.blocks = [(of, user) for of, user in self.blocks if _in_use(user)]
 
     def there(self, size: int) -> torch.Tensor:
         return self._memory("there", size)
@@ -144,6 +158,10 @@ class EmulatedCopies:
         while any(one is event for *_, one in self.queue):
             source, to, _ = self.queue.pop(0)
             to.copy_(source)
+
+
+def _in_use(user: weakref.ref) -> bool:
+    return user() is not None
 
 
 def streamed(x: Any, name: str = "x", *, late: bool = False) -> StreamedRows:

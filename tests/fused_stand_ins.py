@@ -12,6 +12,7 @@ from repsim.reductions import hopper
 
 calls: list[str] = []
 error = 0.0  # by which every tenth score of a search is too low, as a share of what sums on tensor cores may err
+overflowing = 0
 PRODUCTS = {
     "medium": [(0, 0)],
     "high": [(1, 0), (0, 1), (0, 0)],
@@ -64,29 +65,42 @@ def products_of(i: hopper.Split, j: hopper.Split, precision: str) -> torch.Tenso
     return (exact - error * some * 2.0**-22 * i.depth * sizes).float()
 
 
-def best(i: hopper.Split, j: hopper.Split, precision: str, kept: int, lists: hopper.Lists, *, own: bool) -> None:
+def best(
+    i: hopper.Split, j: hopper.Split, precision: str, kept: int, lists: hopper.Lists, first_j: int, inputs: Any
+) -> None:
     scores = products_of(i, j, precision)
     if i.half is not None and j.half is not None:
         scores = scores - (i.half[:, None] + j.half)
-    if own:
-        scores.fill_diagonal_(-torch.inf)
-    found = scores.topk(kept, dim=1)
-    bits = found.values.numpy().view(np.uint32)
+    columns = first_j + np.arange(scores.shape[1])
+    bits = scores.numpy().view(np.uint32)
     ordered = np.where(bits & 0x80000000, ~bits, bits | 0x80000000).astype(np.uint64) << np.uint64(32)
-    keys = ordered | (np.uint64(0xFFFFFFFF) - found.indices.numpy().astype(np.uint64))
-    lists.keys[:, :kept] = torch.from_numpy(keys.view(np.int64))
-    lists.counts[:] = kept
-    lists.floors[:] = lists.keys[:, kept - 1]
+    keys = ordered | (np.uint64(0xFFFFFFFF) - columns.astype(np.uint64))
+    if inputs is not None:
+        keys[columns == np.asarray(inputs)[:, None]] = 0
+    held = np.where(np.arange(kept) < lists.counts.numpy()[:, None], lists.keys[:, :kept].numpy().view(np.uint64), 0)
+    keys = np.sort(np.concatenate([held, keys], axis=1), axis=1)[:, ::-1][:, :kept]
+    full = torch.as_tensor(keys[:, -1] != 0)
+    lists.keys[:, :kept] = torch.from_numpy(np.ascontiguousarray(keys).view(np.int64))
+    lists.counts[:] = torch.as_tensor((keys != 0).sum(axis=1), dtype=torch.int32)
+    lists.floors[:] = torch.where(full, lists.keys[:, kept - 1], lists.floors)
 
 
 def search_all_pairs(x: hopper.Split, precision: str, kept: int, lists: hopper.Lists) -> None:
     calls.append(f"all pairs {precision}")
-    best(x, x, precision, kept, lists, own=True)
+    best(x, x, precision, kept, lists, 0, np.arange(x.parts.shape[1]))
 
 
-def search_rows(i: hopper.Split, j: hopper.Split, precision: str, kept: int, lists: hopper.Lists, **_: Any) -> None:
+def search_rows(
+    i: hopper.Split, j: hopper.Split, precision: str, kept: int, lists: hopper.Lists, *, first_j: int = 0,
+    inputs: Any = None, own: bool = False, certain: bool = False,
+) -> None:  # fmt: skip
+    """Of lists whose every ``overflowing``-th is too short, unless that is avoided."""
     calls.append(f"rows {precision}")
-    best(i, j, precision, kept, lists, own=False)
+    assert own == (inputs is not None)
+    best(i, j, precision, kept, lists, first_j, inputs)
+    if overflowing and not certain:
+        lists.counts[::overflowing] = 0
+        lists.overflowed[::overflowing] = 1
 
 
 STAND_INS = (split, kernel_sums, search_all_pairs, search_rows)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from emulated_gpu import install, on_gpu, streamed
 from fused_stand_ins import STAND_INS, calls
 
@@ -21,7 +22,7 @@ def fused(monkeypatch: pytest.MonkeyPatch) -> Any:
     install(monkeypatch)
     monkeypatch.setenv("REPSIM_HOPPER", "1")
     monkeypatch.setattr(hopper, "available", lambda device: True)
-    monkeypatch.setattr(hopper, "lists_fit", lambda n, kept, device: True)
+    monkeypatch.setattr(hopper, "lists_fit", lambda n, device, room: True)
     for stand_in in STAND_INS:
         monkeypatch.setattr(hopper, stand_in.__name__, stand_in)
     calls.clear()
@@ -131,9 +132,8 @@ def test_rows_that_one_product_leaves_open_are_promoted(
     rows = place(x), place(other, "base") if base else None
     options = {"metric": metric, "filter": "bfloat16", "block_rows": block_rows}
     there = repsim.nearest(rows[0], 5, base=rows[1], **options)
-    first, *promoted = calls
-    assert first == f"{'rows' if base else 'all pairs'} medium"
-    assert promoted == ["rows high"] * (2 if block_rows and metric == "inner_product" else 1)
+    promoted = 2 if block_rows and metric == "inner_product" else 1  # blocks of rows
+    assert calls == ["rows medium"] * 3 * base + ["all pairs medium"] * (not base) + ["rows high"] * promoted
     assert (there.filter, there.scanned) == ("bfloat16", 0)
     same_lists(there, x, other, 5, metric)
     fused.delenv("REPSIM_HOPPER")
@@ -160,12 +160,38 @@ def test_rows_too_close_for_one_product_take_three(fused: Any, data: Any) -> Non
     same_lists(there, x, None, 5, "inner_product")
 
 
-def test_where_parts_have_no_room_tiles_are_taken(fused: Any, data: Any) -> None:
-    fused.setattr(hopper, "lists_fit", lambda n, kept, device: False)
-    there = repsim.nearest(on_gpu(two_clusters(data[0], 40.0)), 5, metric="euclidean", filter="bfloat16")
-    assert there.scanned > 0
-    assert repsim.nearest(on_gpu(data[0]), 5, filter="float32").filter == "float32"
+def test_more_neighbours_than_lists_hold_are_left_to_the_tiles(fused: Any, data: Any) -> None:
+    for filter in ("bfloat16", "float32"):
+        there = repsim.nearest(on_gpu(data[0]), 300, filter=filter)
+        assert there.filter == filter
+        same_lists(there, data[0], None, 300, "cosine")
     assert not calls
+
+
+@pytest.mark.parametrize("place", [on_gpu, streamed], ids=["there", "with-the-host"])
+@pytest.mark.parametrize("keeps", [True, False], ids=["packed-whole", "in-blocks"])
+@pytest.mark.parametrize(("filter", "overflowing"), [("bfloat16", 0), ("float32", 7)])
+@pytest.mark.parametrize("base", [False, True], ids=["all-pairs", "queries"])
+def test_lists_that_do_not_fit_are_made_in_turn(
+    fused: Any, data: Any, base: bool, filter: str, overflowing: int, keeps: bool, place: Any
+) -> None:
+    """Blocks of rows among all rows, or among block after block of them; a list that overflows is made anew."""
+    fused.setattr(hopper, "lists_fit", lambda n, device, room: False)
+    fused.setattr("fused_stand_ins.overflowing", overflowing)
+    if not keeps:
+        fused.setattr("repsim.blocks.PACKED_BUDGET", 2**14)
+    x, other = data[0], data[0][:300].copy() if base else None
+    rows = place(x), place(other, "base") if base else None
+    steps: list[tuple[int, int]] = []
+    there = repsim.nearest(
+        rows[0], 5, base=rows[1], metric="euclidean", filter=filter, block_rows=192,
+        progress=lambda *step: steps.append(step),
+    )  # fmt: skip
+    parts = 1 if keeps else 2 if base else 3
+    assert len(calls) == 3 * parts * (2 if overflowing else 1)
+    assert steps[-1] == (4, 4)
+    assert there.filter == ("bfloat16x6" if filter == "float32" else filter)
+    same_lists(there, x, other, 5, "euclidean")
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "inner_product", "cosine"])
@@ -190,10 +216,12 @@ def test_residuals_bound_what_the_parts_lack(fused: Any, data: Any, filter: str,
     x = data[0].astype(np.float64) * np.pi
     packer = Packer(place(x), x[0], np.full(len(x), 0.25), 1)
     side = DeviceSide(Side(packer.rows, packer, None), filter, 0.0, None)
-    seen = side.parts().parts.double().sum(0)[:, :21].numpy()
+    seen = side.parts(0, 410).parts.double().sum(0)[:, :21].numpy()
     lost = np.linalg.norm(seen - (x - x[0]) * 0.25, axis=1)
     norms, residuals = side.known()
     assert (residuals >= lost).all()
     assert (residuals <= 1.01 * lost + 2.0**-24 * norms + 1e-36).all()
     np.testing.assert_allclose(norms, np.linalg.norm(seen, axis=1), rtol=1e-7)
-    assert side.parts() is side.parts()
+    some = side.parts(100, 50)
+    assert torch.equal(some.parts, side.parts(0, 410).parts[:, 100:150])
+    assert some.half is not None and np.array_equal(np.sqrt(2 * some.half.double().numpy()), norms[100:150])

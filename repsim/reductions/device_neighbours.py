@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
@@ -10,10 +10,23 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from .. import blocks
+from ..arrays import Rows
 from . import device, device_grid, hopper
 from .device import address, gpu_module, on_host, placed, source, stream_of, tensor_of
 from .device_grid import TileAt, tile_rows
-from .neighbours import Found, Open, PackedSide, Reach, Search, Side, Sides, Steps, margin_of
+from .neighbours import (
+    HALF_WORDS,
+    Found,
+    Open,
+    PackedSide,
+    Reach,
+    Search,
+    Side,
+    Sides,
+    Steps,
+    bytes_kept,
+    margin_of,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -24,15 +37,28 @@ FREE_SHARE = 8  # a side is kept packed where it takes at most this part of the 
 class DeviceSide(PackedSide):
     """The packed rows of a side; halves and residuals are tensors."""
 
-    def __init__(self, side: Side, filter: str, slack: float, memory: int | None) -> None:
+    def __init__(self, side: Side, filter: str, slack: float, room: int | None) -> None:
         import torch
 
-        super().__init__(side, filter, slack, memory)
+        super().__init__(side, filter, slack, room)
         where = tensor_of(side.rows).device
         self.halves, self.residuals = torch.empty((2, len(side.rows)), dtype=torch.float32, device=where)
-        if memory is None and where.type == "cuda":
-            self.keeps_all = 4 * self.words * len(side.rows) <= torch.cuda.mem_get_info(where)[0] // FREE_SHARE
+        if room is None:
+            free = torch.cuda.mem_get_info(where)[0] if where.type == "cuda" else FREE_SHARE * blocks.PACKED_BUDGET
+            room = free // FREE_SHARE
+        self.width = -(-side.rows.depth // 8) * 8
+        self.keeps_all = self._bytes <= room
         self.all_parts: hopper.Split | None = None
+
+    @property
+    def _bytes(self) -> int:
+        """Of all rows, packed: whole tiles of whole vectors."""
+        tile = tile_rows(len(self.side.rows))
+        return -(-len(self.side.rows) // tile) * tile * self.width * 2 * HALF_WORDS[self.filter]
+
+    @property
+    def bytes_kept(self) -> int:
+        return self._bytes if self.keeps_all else 0
 
     def forget(self) -> None:
         super().forget()
@@ -51,21 +77,25 @@ class DeviceSide(PackedSide):
             self.kept[first] = packed, halves
         return packed, halves
 
-    def parts(self) -> hopper.Split:
-        """All rows as the fused kernels take them: sums of as many bfloat16 parts as the filter has."""
+    def parts(self, first: int, count: int) -> hopper.Split:
+        """Rows as the fused kernels take them: sums of as many bfloat16 parts as the filter has."""
         import torch
 
+        part = slice(first, first + count)
+        if not self.keeps_all:
+            return hopper.Split(self._parts_of(first, count), self.halves[part], self.width)
         if self.all_parts is None:
-            rows, precision = self.side.rows, hopper.FILTERS[self.filter]
-            shape = hopper.PARTS[precision], len(rows), -(-rows.depth // 8) * 8
+            rows = self.side.rows
+            shape = hopper.PARTS[hopper.FILTERS[self.filter]], len(rows), self.width
             parts = torch.empty(shape, dtype=torch.bfloat16, device=self.halves.device)
-            for first, stop in rows.sweep():
-                parts[:, first:stop] = self._parts_of(first, stop - first, precision)
-            self.all_parts = hopper.Split(parts, self.halves, shape[2])
-        return self.all_parts
+            for start, stop in rows.sweep():
+                parts[:, start:stop] = self._parts_of(start, stop - start)
+            self.all_parts = hopper.Split(parts, self.halves, self.width)
+        return hopper.Split(self.all_parts.parts[:, part], self.halves[part], self.width)
 
-    def _parts_of(self, first: int, count: int, precision: str) -> torch.Tensor:
+    def _parts_of(self, first: int, count: int) -> torch.Tensor:
         """[parts, count, width] of some rows."""
+        precision = hopper.FILTERS[self.filter]
         words = "bfloat16" if precision == "medium" else "float32"
         packed, halves, residuals = self.side.packer.on_device(first, count, words, residuals=True)
         values = packed.values[:count]
@@ -148,14 +178,31 @@ class DeviceSearch(Search):
     def where(self) -> torch.device:
         return tensor_of(self.left.rows).device
 
-    def traversal(self, rows: int, columns: int, words: int, *, symmetric: bool) -> blocks.Traversal:
+    def traversal(
+        self, rows: int, columns: int, *, symmetric: bool, kept: Iterable[PackedSide], of_a_row: int = 0
+    ) -> blocks.Traversal:
         return device_grid.traversal(
-            self.where, rows, columns, [words], symmetric=symmetric, block_rows=self.block_rows, memory=self.memory,
-            function=self.function, matrices=[self.left.rows, self.right.rows],
+            self.where, rows, columns, [self.left.rows.depth], symmetric=symmetric, block_rows=self.block_rows,
+            memory=self.memory, function=self.function, matrices=self.both, beside=bytes_kept(kept), of_a_row=of_a_row,
         )  # fmt: skip
 
+    @property
+    def both(self) -> list[Rows]:
+        return [self.left.rows, self.right.rows]
+
+    @property
+    def row_bytes(self) -> int:
+        """And of what the fused kernels take of it: float32 before it is split, and its list."""
+        fused = 4 * (self.left.rows.depth + 7) + 8 * hopper.LIST_ROOM if hopper.asked_for(self.where) else 0
+        return super().row_bytes + fused
+
+    @property
+    def least_bytes(self) -> int:
+        n, m = map(len, self.both)
+        return device_grid.least_bytes(n, m, [self.left.rows.depth], self.both, of_a_row=self.row_bytes)
+
     def side(self, side: Side, filter: str) -> PackedSide:
-        return DeviceSide(side, filter, self.slack, self.memory)
+        return DeviceSide(side, filter, self.slack, self.room)
 
     @property
     def multiplies_bfloat16(self) -> bool:
@@ -168,7 +215,7 @@ class DeviceSearch(Search):
 
         n, m = len(left.side.rows), len(right.side.rows)
         kept = min(self.k + margin, m - self.symmetric)
-        fused = left.filter != "float32" and (left.filter != "bfloat16" or self._fuses(left, right, kept))
+        fused = left.filter != "float32" and (left.filter != "bfloat16" or self._fuses(kept))
         candidates = (self._fused if fused else self._tiled)(left, right, kept, steps)
         reach = Reach.of(right, self.metric)
         indices = torch.empty((n, self.k), dtype=torch.int64, device=self.where)
@@ -199,23 +246,36 @@ class DeviceSearch(Search):
         """Both sides for a filter that the fused kernels alone have, where they are taken."""
         if not hopper.asked_for(self.where):
             return None
-        sides = self.sides(filter)
-        return sides if self._fuses(*sides, self.k + margin_of(filter, self.k)) else None
+        return self.sides(filter) if self._fuses(self.k + margin_of(filter, self.k)) else None
 
-    def _fuses(self, left: PackedSide, right: PackedSide, kept: int) -> bool:
-        """Whether the fused kernels are taken: they are asked for, and all rows are kept packed."""
-        there = left.keeps_all and right.keeps_all and hopper.asked_for(self.where)
-        return there and hopper.lists_fit(len(left.side.rows), kept, self.where)
+    def _fuses(self, kept: int) -> bool:
+        """Whether the fused kernels are taken: they are asked for, and their lists are long enough."""
+        return hopper.asked_for(self.where) and 4 * kept <= hopper.LIST_ROOM
 
     def _fused(self, left: PackedSide, right: PackedSide, kept: int, steps: Steps) -> Candidates:
-        """Of the fused kernel."""
-        x = self._parts(left)
-        base = x if self.symmetric else self._parts(right)
-        lists = hopper.best_rows(x, base, hopper.FILTERS[left.filter], kept)
-        return Candidates(lists.keys, lists.counts, lists.floors, kept)
+        """Of the fused kernels: every pair once, where all lists fit; otherwise some rows at a time, among all."""
+        n, m, precision = len(left.side.rows), len(right.side.rows), hopper.FILTERS[left.filter]
+        if self.symmetric and left.keeps_all and hopper.lists_fit(n, self.where, self.room):
+            lists = hopper.Lists.empty(n, hopper.LIST_ROOM, self.where)
+            hopper.search_all_pairs(self._parts(left, 0, n), precision, kept, lists)
+            return Candidates(lists.keys, lists.counts, lists.floors, kept)
+        candidates = Candidates.of(n, self.k, kept, self.where, self.function)
+        plan = self.traversal(n, m, symmetric=False, kept=(left, right), of_a_row=self.row_bytes)
 
-    def _parts(self, packed: PackedSide) -> hopper.Split:
-        parts = cast(DeviceSide, packed).parts()
+        def base() -> Iterator[tuple[int, hopper.Split]]:
+            for first in range(0, m, m if right.keeps_all else plan.block_rows):
+                yield first, self._parts(right, first, m if right.keeps_all else min(plan.block_rows, m - first))
+
+        for span in steps.over(blocks.Traversal(n, 1, plan.block_rows, symmetric=False)):
+            part = slice(span.first_i, span.first_i + span.rows_i)
+            rows = self._parts(left, span.first_i, span.rows_i)
+            lists = hopper.best_rows(rows, base, precision, kept, own=span.first_i if self.symmetric else None)
+            candidates.keys[part, :kept] = lists.keys[:, :kept]
+            candidates.counts[part], candidates.floors[part] = lists.counts, lists.floors
+        return candidates
+
+    def _parts(self, packed: PackedSide, first: int, count: int) -> hopper.Split:
+        parts = cast(DeviceSide, packed).parts(first, count)
         return replace(parts, half=None) if self.metric == "inner_product" else parts
 
     def promoted(self, found: Found, still_open: Open, packed: Sides) -> Open:
@@ -228,7 +288,7 @@ class DeviceSearch(Search):
         if base.filter == "float32":
             return still_open
         one_sided, left_open = replace(self, symmetric=False), []
-        plan = self.traversal(len(still_open.rows), len(base.side.rows), base.side.rows.depth, symmetric=False)
+        plan = self.plan_for(still_open, base)
         for start in plan.starts_i:
             rows = still_open.rows[start : start + plan.block_rows]
             which = on_host(rows)
@@ -245,7 +305,7 @@ class DeviceSearch(Search):
         n, m = len(left.side.rows), len(right.side.rows)
         candidates = Candidates.of(n, self.k, kept, self.where, self.function)
         turned = self._tile(n, n) if self.symmetric else None
-        plan = self.traversal(n, m, left.side.rows.depth, symmetric=self.symmetric)
+        plan = self.traversal(n, m, symmetric=self.symmetric, kept=(left, right))
         products = self._tile(n, m)
         other = None if self.symmetric else right.block
         for i, j, span in blocks.packed_pairs(steps.over(plan), left.block, other):
@@ -269,7 +329,7 @@ class DeviceSearch(Search):
             return
         base, reach = self.float32_base(still_open, packed)
         unbounded = torch.zeros(1, dtype=torch.int32, device=self.where)
-        plan = self.traversal(len(still_open.rows), len(base.side.rows), base.side.rows.depth, symmetric=False)
+        plan = self.plan_for(still_open, base)
         for start in plan.starts_i:
             rows = still_open.rows[start : start + plan.block_rows]
             few = self.side(self.left.at(on_host(rows)), "float32")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -158,6 +158,9 @@ def split(x: torch.Tensor, precision: str, *, residuals: bool = False) -> tuple[
     return Split(parts, half, depth), lost
 
 
+Base = Callable[[], Iterable[tuple[int, Split]]]  # the rows that are searched, in parts: where one begins, and it
+
+
 @dataclass(frozen=True)
 class FusedMatrix:
     """A kernel matrix minus a shift, between two blocks."""
@@ -217,26 +220,39 @@ class Lists:
 
 
 def search_rows(
-    i: Split, j: Split, precision: str, kept: int, lists: Lists, *, inputs: torch.Tensor | None = None,
-    own: bool = False, certain: bool = False,
+    i: Split, j: Split, precision: str, kept: int, lists: Lists, *, first_j: int = 0,
+    inputs: torch.Tensor | None = None, own: bool = False, certain: bool = False,
 ) -> None:  # fmt: skip
-    """The ``kept`` best rows of j for every row of i. ``own``: row r is input ``inputs[r]``, or r, and not its own."""
+    """The ``kept`` best rows of j, and of those that the lists hold, for every row of i.
+
+    ``first_j``: the input that row 0 of j is. ``own``: row r is input ``inputs[r]``, or r, and not its own.
+    """
     _call(
         "search_rows", lists.keys, ctypes.byref(_Search(i._flat(), j._flat(), PRECISIONS[precision])),
-        ctypes.byref(_Served(0, 0, 1, None if inputs is None else inputs.data_ptr(), False, False, own)),
+        ctypes.byref(_Served(0, first_j, 1, None if inputs is None else inputs.data_ptr(), False, False, own)),
         ctypes.c_int64(kept), int(certain), lists._flat(), _at(lists.overflowed),
     )  # fmt: skip
 
 
-def _again(lists: Lists, x: Split, base: Split, precision: str, kept: int, *, own: bool) -> None:
+def _again(lists: Lists, x: Split, base: Base, precision: str, kept: int, own: int | None) -> None:
     """Searches the rows whose lists overflowed again, in rounds so narrow that none can."""
     rows = lists.overflowed.nonzero()[:, 0]
     if not len(rows):
         return
     again = Lists.empty(len(rows), lists.keys.shape[1], lists.keys.device)
-    search_rows(x.rows(rows), base, precision, kept, again, inputs=rows, own=own, certain=True)
+    inputs = None if own is None else rows + own
+    _search(x.rows(rows), base, precision, kept, again, inputs, certain=True)
     lists.keys[rows], lists.counts[rows], lists.floors[rows] = again.keys, again.counts, again.floors
     lists.overflowed[rows] = again.overflowed
+
+
+def _search(
+    x: Split, base: Base, precision: str, kept: int, lists: Lists, inputs: torch.Tensor | None, *, certain: bool
+) -> None:
+    for first, part in base():
+        search_rows(
+            x, part, precision, kept, lists, first_j=first, inputs=inputs, own=inputs is not None, certain=certain
+        )
 
 
 def search_all_pairs(x: Split, precision: str, kept: int, lists: Lists, *, sampled: int | None = None) -> None:
@@ -251,7 +267,7 @@ def search_all_pairs(x: Split, precision: str, kept: int, lists: Lists, *, sampl
         "search_all_pairs", lists.keys, ctypes.byref(_Search(x._flat(), x._flat(), PRECISIONS[precision])),
         ctypes.c_int64(kept), ctypes.c_int64(sampled), lists._flat(), _at(lists.overflowed),
     )  # fmt: skip
-    _again(lists, x, x, precision, kept, own=True)
+    _again(lists, x, lambda: [(0, x)], precision, kept, 0)
 
 
 # ------------------------------------------------------------------------------------- in place of tiles of products
@@ -307,19 +323,20 @@ def sum_blocks(
     kernel_sums(fused, precision, span, row_bits, row_sums, [products[p, q, 0] for p, q in ((0, 0), (0, 1), (1, 1))])
 
 
-def lists_fit(n: int, kept: int, device: Any) -> bool:
-    """Whether lists of so many rows are long enough, and take at most a quarter of the memory that is free."""
+def lists_fit(n: int, device: Any, room: int | None) -> bool:
+    """Whether the lists of so many rows fit in the room, or in a quarter of the memory that is free."""
     import torch
 
-    return 4 * kept <= LIST_ROOM and 8 * LIST_ROOM * n <= torch.cuda.mem_get_info(device)[0] // 4
+    return 8 * LIST_ROOM * n <= (torch.cuda.mem_get_info(device)[0] // 4 if room is None else room)
 
 
-def best_rows(x: Split, base: Split, precision: str, kept: int) -> Lists:
-    """The ``kept`` best rows of a base for every row; of the other rows where the base is the rows themselves."""
-    lists = Lists.empty(x.parts.shape[1], LIST_ROOM, x.parts.device)
-    if base is x:
-        search_all_pairs(x, precision, kept, lists)
-    else:
-        search_rows(x, base, precision, kept, lists)
-        _again(lists, x, base, precision, kept, own=False)
+def best_rows(x: Split, base: Base, precision: str, kept: int, *, own: int | None) -> Lists:
+    """The ``kept`` best rows of a base for every row. ``own``: row r of x is row ``own`` + r of it, and not its own."""
+    import torch
+
+    n, device = x.parts.shape[1], x.parts.device
+    lists = Lists.empty(n, LIST_ROOM, device)
+    inputs = None if own is None else torch.arange(own, own + n, device=device)
+    _search(x, base, precision, kept, lists, inputs, certain=False)
+    _again(lists, x, base, precision, kept, own)
     return lists

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -152,9 +152,9 @@ class Side:
 
 
 class PackedSide:
-    """The rows of a side as a filter sees them, block by block; all blocks are kept if they fit the budget."""
+    """The rows of a side as a filter sees them, block by block; all blocks are kept if they fit the room for them."""
 
-    def __init__(self, side: Side, filter: str, slack: float, memory: int | None) -> None:
+    def __init__(self, side: Side, filter: str, slack: float, room: int | None) -> None:
         self.side, self.filter = side, filter
         n, depth = len(side.rows), side.rows.depth
         self.words = -(-depth * HALF_WORDS[filter] // 2)
@@ -162,13 +162,17 @@ class PackedSide:
         self.residuals: Any
         self.halves, self.residuals = np.empty((2, n), np.float32)
         self.floor = slack + math.sqrt(depth) * 2.0**-125  # a subnormal entry is lost
-        budget = blocks.PACKED_BUDGET if memory is None else memory // 2  # the other half for the other side
-        self.keeps_all = n * self.words * 4 <= budget
+        self.keeps_all = n * self.words * 4 <= (blocks.PACKED_BUDGET if room is None else room)
         self.kept: dict[int, tuple[Any, Any]] = {}
 
     def forget(self) -> None:
         """Give up what is packed."""
         self.kept.clear()
+
+    @property
+    def bytes_kept(self) -> int:
+        """What all blocks take where they are kept."""
+        return len(self.side.rows) * self.words * 4 if self.keeps_all else 0
 
     def known(self) -> tuple[np.ndarray, np.ndarray]:
         """Norms of the packed rows and residuals, in float64."""
@@ -244,11 +248,33 @@ class Search:
     memory: int | None
     function: str
 
-    def traversal(self, rows: int, columns: int, words: int, *, symmetric: bool) -> blocks.Traversal:
+    def traversal(
+        self, rows: int, columns: int, *, symmetric: bool, kept: Iterable[PackedSide], of_a_row: int = 0
+    ) -> blocks.Traversal:
+        """Within what ``kept`` sides leave of the memory; every row of a block i takes so many bytes more."""
+        sides = list(kept)
         return blocks.traversal(
-            rows, columns, [words], symmetric=symmetric, block_rows=self.block_rows, memory=self.memory,
-            function=self.function,
+            rows, columns, [sides[-1].words], symmetric=symmetric, block_rows=self.block_rows, memory=self.memory,
+            function=self.function, beside=bytes_kept(sides), of_a_row=of_a_row,
         )  # fmt: skip
+
+    @property
+    def row_bytes(self) -> int:
+        """Of a row of x as it is."""
+        x = self.left.rows
+        return int(x.depth * x.values.itemsize)
+
+    @property
+    def least_bytes(self) -> int:
+        """The smallest memory that the traversals take."""
+        return blocks.least_bytes([self.left.rows.depth], self.row_bytes)
+
+    @property
+    def room(self) -> int | None:
+        """For a side that is kept packed: sides take no more than half of what the traversals can do without."""
+        if self.memory is None:
+            return None
+        return max(self.memory - self.least_bytes, 0) // (2 if self.symmetric else 4)
 
     @property
     def slack(self) -> float:
@@ -279,7 +305,7 @@ class Search:
         return still_open
 
     def side(self, side: Side, filter: str) -> PackedSide:
-        return PackedSide(side, filter, self.slack, self.memory)
+        return PackedSide(side, filter, self.slack, self.room)
 
     @property
     def multiplies_bfloat16(self) -> bool:
@@ -314,7 +340,7 @@ class Search:
         keys = np.empty((n, 2 * kept + 16), np.uint64)
         counts = np.zeros(n, np.int32)
         thresholds = np.full(n, -np.finfo(np.float32).max, np.float32)
-        plan = self.traversal(n, m, left.words, symmetric=self.symmetric)
+        plan = self.traversal(n, m, symmetric=self.symmetric, kept=(left, right))
         tiles = "inner_product" if self.metric == "inner_product" else "euclidean"
         for i, j, span in blocks.packed_pairs(steps.over(plan), left.block, None if self.symmetric else right.block):
             _core.nearest(
@@ -347,12 +373,17 @@ class Search:
             return packed[1], still_open.reach
         return self.in_float32(packed)[1], still_open.reach.in_float32()
 
+    def plan_for(self, still_open: Open, base: PackedSide) -> blocks.Traversal:
+        """Of open rows, some of which are copied at a time, and a base."""
+        n, m = len(still_open.rows), len(base.side.rows)
+        return self.traversal(n, m, symmetric=False, kept=[base], of_a_row=self.row_bytes)
+
     def settle(self, found: Found, still_open: Open, packed: Sides) -> None:
         """Decides the rows that are open, in place."""
         if not len(still_open.rows):
             return
         base, reach = self.float32_base(still_open, packed)
-        plan = self.traversal(len(still_open.rows), len(base.side.rows), base.words, symmetric=False)
+        plan = self.plan_for(still_open, base)
         for start in plan.starts_i:
             part = slice(start, start + plan.block_rows)
             rows = still_open.rows[part]
@@ -384,6 +415,11 @@ class Search:
             left.filter, left.halves[part], left.residuals[part], self.unit, reach.ratio, reach.floor, reach.longest,
             reach.coarsest, reach.heavy, kept,
         )  # fmt: skip
+
+
+def bytes_kept(sides: Iterable[PackedSide]) -> int:
+    """Of different sides."""
+    return sum({id(side): side.bytes_kept for side in sides}.values())
 
 
 def _round_scores(exact: np.ndarray, scores: np.ndarray, at: slice | np.ndarray) -> None:
