@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from repsim.arrays import DeviceRows, as_rows
 from repsim.reductions import device, device_grid
@@ -118,6 +119,8 @@ class EmulatedCopies:
 
     def _memory(self, kind: str, size: int) -> torch.Tensor:
         made = torch.full((size,), 255, dtype=torch.uint8)  # of floats no numbers
+        if kind == "pinned":
+            made = torch.from_numpy(made.numpy().copy())  # which no Meter counts
         self.alive[kind].append(weakref.ref(made))
         self.peak[kind] = max(self.peak[kind], self.held(kind))
         self.lent.pop(made.data_ptr(), None)
@@ -158,6 +161,33 @@ class EmulatedCopies:
         while any(one is event for *_, one in self.queue):
             source, to, _ = self.queue.pop(0)
             to.copy_(source)
+
+
+class Meter(TorchDispatchMode):
+    """While it is entered: the most bytes that torch has had in tensors of its own memory, as those of a GPU would be.
+
+    Not counted: tensors of numpy's memory, which the host's rows and pinned memory are here.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: dict[int, tuple[int, int]] = {}  # of every storage: tensors, bytes
+        self.peak = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+        made = function(*arguments, **(options or {}))
+        for one in made if isinstance(made, (list, tuple)) else [made]:
+            if isinstance(one, torch.Tensor) and one.untyped_storage().resizable():
+                at, size = one.untyped_storage().data_ptr(), one.untyped_storage().nbytes()
+                self.held[at] = self.held.get(at, (0, size))[0] + 1, size
+                weakref.finalize(one, self._end, at)
+        self.peak = max(self.peak, sum(size for _, size in self.held.values()))
+        return made
+
+    def _end(self, at: int) -> None:
+        users, size = self.held.pop(at)
+        if users > 1:
+            self.held[at] = users - 1, size
 
 
 def _in_use(user: weakref.ref) -> bool:

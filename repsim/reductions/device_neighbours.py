@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from .. import blocks
-from ..arrays import Rows
+from ..arrays import RESIDENT_ON_DEVICE, Rows
 from . import device, device_grid, hopper
 from .device import address, gpu_module, on_host, placed, source, stream_of, tensor_of
 from .device_grid import TileAt, tile_rows
@@ -192,14 +192,17 @@ class DeviceSearch(Search):
 
     @property
     def row_bytes(self) -> int:
-        """And of what the fused kernels take of it: float32 before it is split, and its list."""
-        fused = 4 * (self.left.rows.depth + 7) + 8 * hopper.LIST_ROOM if hopper.asked_for(self.where) else 0
+        """And of what the fused kernels take of it: three parts instead of two, float32 before that, and its list."""
+        fused = 12 * (self.left.rows.depth + 7) + 8 * hopper.LIST_ROOM if hopper.asked_for(self.where) else 0
         return super().row_bytes + fused
 
     @property
     def least_bytes(self) -> int:
         n, m = map(len, self.both)
-        return device_grid.least_bytes(n, m, [self.left.rows.depth], self.both, of_a_row=self.row_bytes)
+        least = device_grid.least_bytes(n, m, [self.left.rows.depth], self.both, of_a_row=self.row_bytes)
+        if hopper.asked_for(self.where):  # sides that are kept are split some rows at a time
+            least += 10 * max(min(RESIDENT_ON_DEVICE // x.values.itemsize, len(x) * x.depth) for x in self.both)
+        return least
 
     def side(self, side: Side, filter: str) -> PackedSide:
         return DeviceSide(side, filter, self.slack, self.room)
