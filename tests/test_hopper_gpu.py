@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 
+sys.path.append(str(Path(__file__).parents[1]))  # bench is run from a checkout; it is not installed
 from bench import hopper_cases
 from repsim.reductions import hopper
 

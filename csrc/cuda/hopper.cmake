@@ -1,13 +1,5 @@
-# repsim/_hopper.so: the fused operations for sm_90a, a plain C library beside the module. It needs the CuTe headers of
-# `pip install --no-deps nvidia-cutlass==4.2.0.0`, found without importing it, or a CUTLASS 4.2 in REPSIM_CUTLASS_DIR,
-# set for CMake or in the environment.
-set(REPSIM_CUTLASS_DIR "" CACHE PATH "A CUTLASS tree, with include/cute")
-execute_process(
-  COMMAND ${Python_EXECUTABLE} -c
-    "import importlib.util as u; s = u.find_spec('cutlass_library'); print(s.submodule_search_locations[0] + '/source' if s else '')"
-  OUTPUT_VARIABLE cutlass_installed OUTPUT_STRIP_TRAILING_WHITESPACE)
-find_path(cutlass_headers cute/tensor.hpp HINTS
-  ${REPSIM_CUTLASS_DIR}/include $ENV{REPSIM_CUTLASS_DIR}/include ${cutlass_installed}/include NO_CACHE)
+# repsim/_hopper.so: the fused operations for sm_90a, a plain C library beside the module. It needs the CuTe headers.
+include(${CMAKE_CURRENT_LIST_DIR}/cutlass.cmake)
 if(NOT "90a-real" IN_LIST REPSIM_CUDA_ARCHS)
   message(STATUS "repsim: no fused operations for Hopper, as REPSIM_CUDA_ARCHS has no 90a-real")
   return()

@@ -156,8 +156,8 @@ void kernel_sums(const FusedKernel* matrices, Precision precision, const BlockRa
       throw std::invalid_argument("[kernel_sums] expected kernels rbf or linear on the fused path");
     if (m.i.rows != range.rows_i || m.j.rows != range.rows_j || m.i.depth != m.j.depth)
       throw std::invalid_argument("[kernel_sums] expected blocks of the range's rows and of one depth");
-    a.left[p] = tensor_map(m.i, a.products.parts, Shape::kLeftSlice);
-    a.right[p] = tensor_map(m.j, a.products.parts, Shape::kRightSlice);
+    encode_tensor_map(a.left[p], m.i, a.products.parts, Shape::kLeftSlice);
+    encode_tensor_map(a.right[p], m.j, a.products.parts, Shape::kRightSlice);
     a.depth[p] = static_cast<int>(m.i.depth);
     const bool rbf = m.kernel == Kernel::rbf;
     a.form[p] = {rbf, m.gain * (rbf ? 1.44269504f : 1.0f), m.shift};

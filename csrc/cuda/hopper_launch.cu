@@ -10,6 +10,7 @@ namespace repsim::cuda::hopper {
 
 void check(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
+  cudaGetLastError();  // whoever asks next would find it otherwise
   throw std::runtime_error(std::string("[") + what + "] CUDA: " + cudaGetErrorString(error));
 }
 
@@ -31,20 +32,18 @@ PFN_cuTensorMapEncodeTiled_v12000 tensor_map_encoder() {
 
 }  // namespace
 
-CUtensorMap tensor_map(const SplitRows& rows, int parts, int box_rows) {
+void encode_tensor_map(CUtensorMap& map, const SplitRows& rows, int parts, int box_rows) {
   if (reinterpret_cast<uintptr_t>(rows.parts) % 16 || rows.row_stride % 8 || rows.part_stride % 8 ||
       rows.row_stride < rows.depth || rows.part_stride < 1 || rows.depth < 1 || rows.rows < 1)
     throw std::invalid_argument("[tensor_map] expected parts and strides in multiples of 16 bytes");
   const BoxForm form = box_form(rows, parts, box_rows);
   const cuuint32_t steps[3] = {1, 1, 1};
-  CUtensorMap map;
   const CUresult result =
       tensor_map_encoder()(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, const_cast<uint16_t*>(rows.parts), form.sizes,
                            form.strides, form.box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
                            CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result != CUDA_SUCCESS)
     throw std::runtime_error("[tensor_map] CUDA driver: error " + std::to_string(static_cast<int>(result)));
-  return map;
 }
 
 Schedule schedule(int64_t rows, int64_t columns, int tile_rows, int tile_columns, bool triangle, int tiles) {

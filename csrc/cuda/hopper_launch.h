@@ -13,8 +13,9 @@ namespace repsim::cuda::hopper {
 
 void check(cudaError_t error, const char* what);
 
-// Boxes of `box_rows` rows and 64 features of one part, swizzled by 128 bytes; zero outside of the rows.
-CUtensorMap tensor_map(const SplitRows& rows, int parts, int box_rows);
+// Boxes of `box_rows` rows and 64 features of one part, swizzled by 128 bytes; zero outside of the rows. Written in
+// place: the driver wants maps aligned to 64 bytes, which GCC does not heed where a function returns one.
+void encode_tensor_map(CUtensorMap& map, const SplitRows& rows, int parts, int box_rows);
 
 // The supertiles of about `tiles` cluster tiles.
 Schedule schedule(int64_t rows, int64_t columns, int tile_rows, int tile_columns, bool triangle, int tiles);

@@ -181,8 +181,8 @@ void collect(const Search& search, const Served& served, const Candidates& candi
   a.products = products_of(search.precision);
   a.schedule = schedule(i.rows, j.rows, Shape::kClusterRows * Shape::kRows, Shape::kClusterColumns * Shape::kColumns,
                         served.triangle, kSelectSupertile);
-  a.left = tensor_map(i, a.products.parts, Shape::kLeftSlice);
-  a.right = tensor_map(j, a.products.parts, Shape::kRightSlice);
+  encode_tensor_map(a.left, i, a.products.parts, Shape::kLeftSlice);
+  encode_tensor_map(a.right, j, a.products.parts, Shape::kRightSlice);
   a.depth = static_cast<int>(i.depth);
   a.half_i = i.half;
   a.half_j = j.half;
