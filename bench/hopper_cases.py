@@ -74,7 +74,7 @@ def cases(variants: int) -> Iterator[Case]:
         yield Case("search_is_right", number, {"n": 700, "d": 64, "metric": "euclidean", "rows": "random"})
     for precision in ("medium", "high", "highest"):
         for n, d, other in [(2, 8, 8), (129, 64, 40), (1000, 96, 65), (5003, 130, 257)]:
-            for kinds in ("rbf rbf", "linear linear", "rbf linear"):
+            for kinds in ("rbf rbf", "linear linear", "rbf linear", "polynomial polynomial"):
                 yield Case(
                     "sums_are_right", 0, {"n": n, "d": d, "other": other, "kinds": kinds, "precision": precision}
                 )
@@ -189,12 +189,17 @@ def run_sums(rows: list[Any], kinds: str, precision: str, first: int = 0) -> tup
     for a, (i, end_i) in enumerate(cuts):
         for j, end_j in cuts[a:]:
             matrices = [
-                hopper.FusedMatrix(s.rows(slice(i, end_i)), s.rows(slice(j, end_j)), kind, gain, 0.25)
+                hopper.FusedMatrix(s.rows(slice(i, end_i)), s.rows(slice(j, end_j)), kind, gain, 0.25, powers(gain))
                 for s, kind, gain in zip(splits, kinds.split(), gains, strict=True)
             ]
             hopper.kernel_sums(matrices, precision, (i, end_i - i, j, end_j - j), 36, row_sums, products)
     values = torch.stack([p[0].double() * 2.0**32 + (p[1] & 0xFFFFFFFF).double() for p in products]) / 2.0**45
     return row_sums, values, seen, gains
+
+
+def powers(gain: float) -> list[float]:
+    """The coefficients of a polynomial, of what is about 1 / gain."""
+    return [c * gain**m for m, c in enumerate((0.05, 0.0, 0.3, -0.2, 0.05))]
 
 
 def exact_sums(seen: list[Any], kinds: str, gains: list[float]) -> tuple[Any, Any, Any]:
@@ -211,6 +216,8 @@ def exact_sums(seen: list[Any], kinds: str, gains: list[float]) -> tuple[Any, An
             t = part @ x.T
             half = (x * x).sum(1) / 2
             k = (gain * (t - half[begin : begin + 2048, None] - half)).exp() if kind == "rbf" else gain * t
+            if kind == "polynomial":
+                k += sum(c * (t + half[begin : begin + 2048, None] + half) ** m for m, c in enumerate(powers(gain)))
             k -= 0.25
             k[torch.arange(len(part)), begin + torch.arange(len(part))] = 0
             matrices.append(k)

@@ -46,14 +46,17 @@ def kernel_sums(
         if one.kernel == "rbf":
             t = t - one.i.half[:, None].double() - one.j.half.double()
         k = (one.gain * t).exp() if one.kernel == "rbf" else one.gain * t
+        if one.kernel == "polynomial":
+            base = t + one.i.half[:, None].double() + one.j.half.double()
+            k = k + sum(c * base**m for m, c in enumerate(one.coefficients))
         counts = torch.ones_like(k).triu(1) if first_i == first_j else torch.ones_like(k)
         values.append((k - one.shift) * counts)
     for p, k in enumerate(values):
         row_sums[p, first_i : first_i + rows_i] += (k.sum(1) * 2.0**row_bits).round().long()
         row_sums[p, first_j : first_j + rows_j] += (k.sum(0) * 2.0**row_bits).round().long()
     for to, (p, q) in zip(products, ((0, 0), (0, 1), (1, 1)), strict=True):
-        whole = round(float(2 * (values[p] * values[q]).sum()) * 2**45)
-        to += torch.tensor([whole >> 32, whole & 0xFFFFFFFF])
+        whole = round(float(2 * (values[p] * values[q]).sum()) * 2**45) + (int(to[0]) << 32) + int(to[1])
+        to.copy_(torch.tensor([whole >> 32, whole & 0xFFFFFFFF]))
 
 
 def products_of(i: hopper.Split, j: hopper.Split, precision: str) -> torch.Tensor:

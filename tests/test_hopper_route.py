@@ -53,10 +53,27 @@ def test_cka_takes_the_fused_kernel(fused: Any, data: Any, precision: str, toler
     assert not calls, "without REPSIM_HOPPER nothing is fused"
 
 
+@pytest.mark.parametrize("precision", ["highest", "medium"])
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        pytest.param("cosine", id="cosine"),
+        pytest.param(repsim.Polynomial(degree=2), id="square"),
+        pytest.param(repsim.Polynomial(degree=4), id="fourth-power"),
+    ],
+)
+def test_kernels_of_products_are_fused(fused: Any, data: Any, kernel: Any, precision: str) -> None:
+    there = repsim.cka(on_gpu(data[0]), on_gpu(data[1], "y"), kernel=kernel, precision=precision, block_rows=192)
+    assert set(calls) == {precision}
+    exact = repsim.cka(*data, kernel=kernel).value
+    assert there.value == pytest.approx(exact, abs=1e-6 if precision == "highest" else 5e-3)
+
+
 @pytest.mark.parametrize(
     "kernel",
     [
         pytest.param(repsim.LaplacianL2(sigma=4.0), id="another-kernel"),
+        pytest.param(repsim.Polynomial(degree=5), id="a-high-power"),
         pytest.param(repsim.RBF(sigma=4.0) + repsim.Linear(), id="a-sum"),
         pytest.param(repsim.RBF(sigma=4.0) * repsim.RBF(sigma=2.0), id="a-product"),
     ],

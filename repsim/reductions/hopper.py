@@ -10,7 +10,7 @@ import ctypes
 import functools
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 PRECISIONS = {"medium": 0, "high": 1, "highest": 2}
 PARTS = {"medium": 1, "high": 2, "highest": 3}
 FILTERS = {"bfloat16": "medium", "bfloat16x3": "high", "bfloat16x6": "highest"}  # of neighbours: products of parts
-KERNELS = {"linear": 0, "rbf": 2}
+KERNELS = {"linear": 0, "polynomial": 1, "rbf": 2}
+MOST_DEGREE = 4  # of a polynomial in registers
 NO_FLOOR = 0x00800000 << 32  # the key of -FLT_MAX, in the last place
 LIST_ROOM = 1024  # candidates that a list holds while it is searched
 FARTHEST = 128.0  # gain times both halves: beyond, float32 products lose digits of the distances between near rows
@@ -39,7 +40,7 @@ class _SplitRows(ctypes.Structure):
 class _FusedKernel(ctypes.Structure):
     _fields_ = (
         ("i", _SplitRows), ("j", _SplitRows), ("kernel", ctypes.c_int), ("gain", ctypes.c_float),
-        ("shift", ctypes.c_float),
+        ("shift", ctypes.c_float), ("coefficients", ctypes.POINTER(ctypes.c_float)), ("degree", ctypes.c_int),
     )  # fmt: skip
 
 
@@ -167,9 +168,16 @@ class FusedMatrix:
 
     i: Split
     j: Split
-    kernel: str  # "linear" or "rbf"
+    kernel: str  # "linear", "polynomial" or "rbf"
     gain: float
     shift: float
+    coefficients: Sequence[float] = ()  # of a polynomial; its halves are what is added for both rows
+
+    def _flat(self) -> _FusedKernel:
+        count = len(self.coefficients)
+        own = (ctypes.c_float * max(count, 1))(*self.coefficients)
+        kernel = KERNELS[self.kernel]
+        return _FusedKernel(self.i._flat(), self.j._flat(), kernel, self.gain, self.shift, own, count - 1)
 
 
 def kernel_sums(
@@ -181,9 +189,7 @@ def kernel_sums(
     products: Sequence[torch.Tensor],
 ) -> None:
     """Adds one pair of blocks to ``row_sums`` [2, n] int64 and ``products``, three times [2] int64."""
-    flat = (_FusedKernel * 2)(
-        *(_FusedKernel(m.i._flat(), m.j._flat(), KERNELS[m.kernel], m.gain, m.shift) for m in matrices)
-    )
+    flat = (_FusedKernel * 2)(*(one._flat() for one in matrices))
     to = (ctypes.c_void_p * 3)(*(one.data_ptr() for one in products))
     _call(
         "kernel_sums", row_sums, flat, PRECISIONS[precision], ctypes.byref(_BlockRange(*span)),
@@ -281,16 +287,16 @@ def asked_for(device: Any) -> bool:
 def takes(matrices: Sequence[Sequence[tuple]], left: int) -> bool:
     """Whether these matrices of packed blocks, as repsim::kernel_sums has them, are summed by the fused kernel.
 
-    They are two, each a single linear or RBF kernel, whose rows are so near to the origin that no distance between near
-    rows loses its digits. To know that, the halves are looked at, which waits for the GPU.
+    They are two, each a single linear, polynomial or RBF kernel; rows of the last lie so near to the origin that no
+    distance between near rows loses its digits. To know that, the halves are looked at, which waits for the GPU.
     """
     if len(matrices) != 2 or left != 1 or any(len(terms) != 1 or len(terms[0][0]) != 1 for terms in matrices):
         return False
     if not asked_for(matrices[0][0][0][0][0][0].values.device):
         return False
     for (factors, _, weight), *_ in matrices:
-        (_, half_i), (_, half_j), kernel, gain, _ = factors[0]
-        if kernel not in KERNELS or weight != 1.0:
+        (_, half_i), (_, half_j), kernel, gain, coefficients = factors[0]
+        if kernel not in KERNELS or weight != 1.0 or len(coefficients) > MOST_DEGREE + 1:
             return False
         if kernel == "rbf" and gain * float(half_i.max() + half_j.max()) > FARTHEST:
             return False
@@ -316,10 +322,12 @@ def sum_blocks(
     """As :func:`repsim.reductions.device.kernel_sums`, for matrices that the fused kernel takes."""
     fused = []
     for (factors, shift, _), *_ in matrices:
-        (i, half_i), (j, half_j), kernel, gain, _ = factors[0]
+        (i, half_i), (j, half_j), kernel, gain, coefficients = factors[0]
         left, precision = _split_block(i, half_i)
         right = left if i is j else _split_block(j, half_j)[0]
-        fused.append(FusedMatrix(left, right, kernel, gain, shift))
+        if kernel == "polynomial":  # what is added for a row, not half its squared norm
+            left, right = replace(left, half=half_i), replace(right, half=half_j)
+        fused.append(FusedMatrix(left, right, kernel, gain, shift, coefficients))
     kernel_sums(fused, precision, span, row_bits, row_sums, [products[p, q, 0] for p, q in ((0, 0), (0, 1), (1, 1))])
 
 
