@@ -169,6 +169,10 @@ class Meter(TorchDispatchMode):
     Not counted: tensors of numpy's memory, which the host's rows and pinned memory are here.
     """
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and to skip the compiler takes seconds to import it
+
     def __init__(self) -> None:
         super().__init__()
         self.held: dict[int, tuple[int, int]] = {}  # of every storage: tensors, bytes

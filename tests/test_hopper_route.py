@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from emulated_gpu import install, on_gpu, streamed
+from emulated_gpu import Meter, install, on_gpu, streamed
 from fused_stand_ins import STAND_INS, calls
 
 import repsim
@@ -15,6 +15,8 @@ from repsim.reductions import hopper
 from repsim.reductions.centre import Packer
 from repsim.reductions.device_neighbours import DeviceSide
 from repsim.reductions.neighbours import Side
+
+LISTS_FIT = hopper.lists_fit
 
 
 @pytest.fixture
@@ -224,6 +226,35 @@ def test_lists_are_exact_whatever_sums_may_err(fused: Any, data: Any, metric: st
     fused.setattr("fused_stand_ins.error", 3e4)
     beyond = repsim.nearest(on_gpu(x), 5, metric=metric, filter=filter)
     assert (np.asarray(beyond.indices) != np.asarray(there.indices)).any(), "no error would be found"
+
+
+@pytest.mark.parametrize(
+    ("place", "filter", "base", "memory", "searches"),
+    [
+        pytest.param(on_gpu, "float32", False, 9_000_000, {"rows highest"}, id="three-parts-in-blocks"),
+        pytest.param(streamed, "float32", True, 12_000_000, {"rows highest"}, id="three-parts-with-the-host"),
+        pytest.param(streamed, "bfloat16", False, 10_500_000, {"rows medium", "rows high"}, id="promoted"),
+        pytest.param(on_gpu, "float32", False, 24_000_000, {"all pairs highest"}, id="all-pairs"),
+    ],
+)
+def test_a_fused_search_keeps_its_memory(
+    fused: Any, place: Any, filter: str, base: bool, memory: int, searches: set[str]
+) -> None:
+    """Blocks of parts and lists, and rows that are promoted and settled, beside O(n k)."""
+    fused.setattr(hopper, "lists_fit", LISTS_FIT)
+    for name in ("arrays", "reductions.device_streams", "reductions.streamed_neighbours"):
+        fused.setattr(f"repsim.{name}.RESIDENT_ON_DEVICE", 84_000)
+    fused.setattr("repsim.reductions.device_neighbours.RESIDENT_ON_DEVICE", 84_000)
+    x, other = np.random.default_rng(0).normal(size=(2, 1000, 400)).astype(np.float32)
+    x[::2] += 30
+    other[::2] += 30
+    beside = 1000 * (128 * 8 + 5 * 24 + 44)
+    rows = place(x), place(other, "base") if base else None
+    with Meter() as meter:
+        there = repsim.nearest(rows[0], 5, base=rows[1], metric="euclidean", filter=filter, memory=memory)
+    assert there.scanned == 500
+    assert set(calls) == searches
+    assert 0.3 * memory < meter.peak - beside <= memory
 
 
 @pytest.mark.parametrize("place", [on_gpu, streamed], ids=["there", "with-the-host"])

@@ -192,8 +192,8 @@ class DeviceSearch(Search):
 
     @property
     def row_bytes(self) -> int:
-        """And of what the fused kernels take of it: three parts instead of two, float32 before that, and its list."""
-        fused = 12 * (self.left.rows.depth + 7) + 8 * hopper.LIST_ROOM if hopper.asked_for(self.where) else 0
+        """And of what the fused kernels take of it: a third part, float32 before that, two parts kept, and its list."""
+        fused = 16 * (self.left.rows.depth + 7) + 8 * hopper.LIST_ROOM if hopper.asked_for(self.where) else 0
         return super().row_bytes + fused
 
     @property
@@ -247,8 +247,6 @@ class DeviceSearch(Search):
 
     def _of_parts(self, filter: str) -> Sides | None:
         """Both sides for a filter that the fused kernels alone have, where they are taken."""
-        if not hopper.asked_for(self.where):
-            return None
         return self.sides(filter) if self._fuses(self.k + margin_of(filter, self.k)) else None
 
     def _fuses(self, kept: int) -> bool:
@@ -265,9 +263,11 @@ class DeviceSearch(Search):
         candidates = Candidates.of(n, self.k, kept, self.where, self.function)
         plan = self.traversal(n, m, symmetric=False, kept=(left, right), of_a_row=self.row_bytes)
 
+        step = m if right.keeps_all else plan.block_rows
+
         def base() -> Iterator[tuple[int, hopper.Split]]:
-            for first in range(0, m, m if right.keeps_all else plan.block_rows):
-                yield first, self._parts(right, first, m if right.keeps_all else min(plan.block_rows, m - first))
+            for first in range(0, m, step):
+                yield first, self._parts(right, first, min(step, m - first))
 
         for span in steps.over(blocks.Traversal(n, 1, plan.block_rows, symmetric=False)):
             part = slice(span.first_i, span.first_i + span.rows_i)
@@ -275,6 +275,7 @@ class DeviceSearch(Search):
             lists = hopper.best_rows(rows, base, precision, kept, own=span.first_i if self.symmetric else None)
             candidates.keys[part, :kept] = lists.keys[:, :kept]
             candidates.counts[part], candidates.floors[part] = lists.counts, lists.floors
+            del rows, lists  # before the next ones are made
         return candidates
 
     def _parts(self, packed: PackedSide, first: int, count: int) -> hopper.Split:
