@@ -49,6 +49,15 @@ TITLES = {
     "linear": "linear CKA",
     "linear_from_disk": "linear CKA from disk",
 }
+MEASURES = (  # of products of features, of distances, and of lists
+    "svcca",
+    "procrustes",
+    "ridge_regression",
+    "aligned_cosine",
+    "rsa",
+    "distance_correlation",
+    "second_order_cosine",
+)
 LINEAR_CASES = ("linear", "linear_from_disk")  # in float64, by products of features
 FROM_DISK = (1_000_000, 10_000_000)  # rows of 256 features
 SUMMARIES = {
@@ -108,6 +117,8 @@ def cases(fused: bool, sizes: Sequence[int] = SIZES) -> Iterator[Case]:
                     yield Case("nearest_is_right", options)
     for contender in routes:
         yield Case("from_the_host_is_right", {"contender": contender, "n": 20_000, "d": 130})
+    for measure in MEASURES:
+        yield Case("measure_is_right", {"contender": PORTABLE, "measure": measure, "n": 5003, "d": 130})
     for precision in GEMM.values():
         yield Case("gemm", {"precision": precision})
     *others, largest = sizes

@@ -341,6 +341,20 @@ def from_the_host_is_right(contender: str, n: int, d: int) -> dict[str, Any]:
     return {"right": not wrong, "wrong": wrong}
 
 
+def measure_is_right(contender: str, measure: str, n: int, d: int) -> dict[str, Any]:
+    """A measure against the CPU's, again for the same bits, and of rows that are brought there."""
+    import repsim
+
+    there = related_rows(n, d, seed=n)
+    host = [one.cpu().numpy() for one in there]
+    call = getattr(repsim, measure)
+    with route_of(contender):
+        exact = call(*host).value
+        values = [call(*there).value, call(*there).value, call(*host, device=DEVICE).value]
+    off, same = abs(values[0] - exact), len(set(values)) == 1
+    return {"right": same and off <= 1e-8 * max(1.0, abs(exact)), "off": off, "same_bits": same}
+
+
 # ------------------------------------------------------------------------------------------------------------- serving
 
 
@@ -358,7 +372,8 @@ def route_of(contender: str) -> Iterator[None]:
 CASES: dict[str, Answer] = {
     one.__name__: one
     for one in (
-        gemm, rbf_cka, nearest, linear, linear_from_disk, cka_is_right, nearest_is_right, from_the_host_is_right
+        gemm, rbf_cka, nearest, linear, linear_from_disk, cka_is_right, nearest_is_right, from_the_host_is_right,
+        measure_is_right,
     )
 }  # fmt: skip
 

@@ -90,6 +90,8 @@ def cases(variants: int) -> Iterator[Case]:
         options = {"n": 5003, "d": 130, "metric": "euclidean", "rows": "clusters", "precision": precision}
         yield Case("search_is_right", 0, options)
         yield Case("queries_are_right", 0, {"n": 3001, "m": 20011, "d": 96, "certain": False, "precision": precision})
+    # Lists so short that some overflow, and are searched again.
+    yield Case("search_is_right", 0, {"n": 2000, "d": 64, "metric": "euclidean", "rows": "clusters", "capacity": 64})
     yield Case("queries_are_right", 0, {"n": 3001, "m": 20011, "d": 96, "certain": False})
     yield Case("queries_are_right", 0, {"n": 257, "m": 20011, "d": 96, "certain": True})
     for precision in ("medium", "highest"):
@@ -272,8 +274,8 @@ LEFT_OUT = {"medium": 0, "high": 260, "highest": 3}  # products of parts, in uni
 
 
 def search_is_right(
-    n: int, d: int, metric: str, rows: str, kept: int = 25, precision: str = "medium"
-) -> dict[str, Any]:
+    n: int, d: int, metric: str, rows: str, kept: int = 25, precision: str = "medium", capacity: int = 1024
+) -> dict[str, Any]:  # fmt: skip
     import torch
 
     hopper = operations()
@@ -292,7 +294,7 @@ def search_is_right(
 
     found = []
     for _ in range(2):
-        lists = hopper.Lists.empty(n, 1024, DEVICE)
+        lists = hopper.Lists.empty(n, capacity, DEVICE)
         hopper.search_all_pairs(split, precision, kept, lists)
         found.append(lists)
     result = check_lists(found[0], scores_of, n, kept, 2 * 2.0**-24 * (4.2 * d + 8 + LEFT_OUT[precision]))

@@ -7,7 +7,7 @@ import inspect
 import mmap
 import sys
 from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -50,6 +50,14 @@ class Rows:
         """The rows there; of positions that are no slice, a copy."""
         return replace(self, values=self.values[positions])
 
+    def alone(self, positions: np.ndarray) -> Rows:
+        """The rows there as a copy that lies where these do: for a sample of them, or all but a few."""
+        return self.at(positions)
+
+    def beside(self, values: np.ndarray) -> Rows:
+        """Other float64 rows [n, d] where these lie, that were found of them."""
+        return replace(self, values=np.ascontiguousarray(values), dtype="float64")
+
     @property
     def device(self) -> str:
         """Where the rows lie: "cpu", or a GPU such as "cuda:0"."""
@@ -83,6 +91,11 @@ class Rows:
     def _resident_bytes(self) -> int:
         return RESIDENT_BYTES
 
+    def content(self) -> Iterator[np.ndarray]:
+        """All numbers as they are, contiguous and with the host, some rows at a time."""
+        for start, stop in self.sweep():
+            yield np.ascontiguousarray(self.values[start:stop])
+
     def prefetch(self, start: int, stop: int) -> None:
         """Let the system begin to read rows start to stop; for memory that is no map of a file, nothing."""
         self._advise("MADV_WILLNEED", start, min(stop, len(self)))
@@ -105,11 +118,15 @@ class Rows:
             self.mapping.madvise(getattr(mmap, advice), first, min(end, len(self.mapping)) - first)
 
     def wide(self, rows: slice | np.ndarray, columns: slice = slice(None)) -> np.ndarray:
-        """The chosen rows and columns as a new float64 array."""
+        """The chosen rows and columns as a new float64 array, row-major."""
         block = self.values[rows, columns]
         if self.dtype == "bfloat16":
-            return (block.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-        return block.astype(np.float64)
+            return (block.astype(np.uint32, order="C") << 16).view(np.float32).astype(np.float64)
+        return block.astype(np.float64, order="C")
+
+    def wide_there(self, rows: slice | np.ndarray, columns: slice = slice(None)) -> Any:
+        """The same where the rows lie: on a GPU a torch tensor."""
+        return self.wide(rows, columns)
 
 
 @dataclass(frozen=True)
@@ -123,8 +140,19 @@ class SharedRows(Rows):
 
     @classmethod
     def of(cls, rows: Rows) -> SharedRows:
-        """The same rows; those that are shared already as they are, with what was found of them."""
-        return rows if isinstance(rows, SharedRows) else cls(rows.values, rows.dtype, rows.name)
+        """The same rows, wherever they lie; those that are shared already as they are, with what was found of them."""
+        if isinstance(rows, SharedRows):
+            return rows
+        kind: Any = type(rows)
+        return _shared(kind)(**{one.name: getattr(rows, one.name) for one in fields(rows)})
+
+
+@functools.cache
+def _shared(kind: Any) -> type[SharedRows]:
+    """Shared rows that are of that kind, too."""
+    if kind is Rows:
+        return SharedRows
+    return dataclass(frozen=True)(type(f"Shared{kind.__name__}", (SharedRows, kind), {"__module__": __name__}))
 
 
 def found_once(find: Callable[P, T]) -> Callable[P, T]:
@@ -170,12 +198,28 @@ class DeviceRows(Rows):
     def _resident_bytes(self) -> int:
         return RESIDENT_ON_DEVICE
 
+    def content(self) -> Iterator[np.ndarray]:
+        import torch
+
+        for start, stop in self.sweep():
+            yield self.values[start:stop].contiguous().view(torch.uint8).cpu().numpy()
+
     def wide(self, rows: slice | np.ndarray, columns: slice = slice(None)) -> np.ndarray:
         """The chosen rows and columns as a new float64 array, on the CPU: for samples."""
+        found: np.ndarray = self.wide_there(rows, columns).cpu().numpy()
+        return found
+
+    def beside(self, values: np.ndarray) -> Rows:
+        import torch
+
+        there = torch.as_tensor(np.ascontiguousarray(values), device=self.values.device)
+        return replace(self, values=there, dtype="float64")
+
+    def wide_there(self, rows: slice | np.ndarray, columns: slice = slice(None)) -> Any:
         import torch
 
         chosen = rows if isinstance(rows, slice) else torch.as_tensor(rows, device=self.values.device)
-        return self.values[chosen][:, columns].to(torch.float64).cpu().numpy()
+        return self.values[chosen][:, columns].to(torch.float64, copy=True)
 
     def returned(self, tensor: Any) -> Any:
         """A tensor as an array of the framework that the rows came from, without a copy."""
@@ -206,9 +250,11 @@ def as_rows(x: Any, *, function: str, name: str, gpu: bool = False) -> Rows:
     ValueError: not two-dimensional, empty, not where it can be worked on, requiring gradients, a lazy negation,
         or with features apart in memory.
     """
+    where = f"[{function}] expected {name}"
+    if isinstance(x, DeviceRows) and not gpu:
+        raise _not_there(where, name, function, f"device {x.device}")
     if isinstance(x, Rows):
         return x
-    where = f"[{function}] expected {name}"
     found = _on_gpu(x, name, where, function, gpu)
     if found is not None:
         return found
@@ -252,7 +298,7 @@ def _on_gpu(x: Any, name: str, where: str, function: str, allowed: bool) -> Devi
     else:
         return None
     if not (allowed and cuda):
-        raise ValueError(f"{where} on the CPU (this build has no GPU operations for {function}), got {place}")
+        raise _not_there(where, name, function, place)
     tensor: Any = x
     if framework == "torch":
         _require_plain(x, name, where)
@@ -265,6 +311,13 @@ def _on_gpu(x: Any, name: str, where: str, function: str, allowed: bool) -> Devi
     if tensor.shape[1] > 1 and tensor.stride(1) != 1:
         raise ValueError(f"{where} with contiguous features (row-major), got strides {tensor.stride()} elements")
     return DeviceRows(tensor, dtype, name, {"jaxlib": "jax"}.get(framework, framework))
+
+
+def _not_there(where: str, name: str, function: str, place: str) -> ValueError:
+    return ValueError(
+        f"{where} on the CPU (this build has no GPU operations for {function}), got {place}; pass {name} from the "
+        "host, as .cpu() gives it"
+    )
 
 
 def _as_numpy(x: Any, name: str, where: str) -> tuple[np.ndarray, str]:

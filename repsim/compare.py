@@ -10,7 +10,8 @@ from .arguments import Progress, memory_budget, thread_count
 from .comparison import Comparison
 from .grids import begin, grids_between, search_graphs, steps_of
 from .model_layers import layers_of, require_same_inputs
-from .plan import plan_of
+from .plan import groups_of
+from .reductions import device_of
 from .request import Request
 from .saved_grids import SavedGrids
 
@@ -29,6 +30,7 @@ def compare(
     memory: int | str | None = None,
     resume: str | Path | None = None,
     progress: Progress | None = None,
+    device: Any = None,
 ) -> Comparison:
     """Measure every layer of a against every layer of b on the same inputs.
 
@@ -63,10 +65,14 @@ def compare(
         (the numbers of the layers, the measure, its options): what is there is read, not computed again.
     progress: called with (steps done, steps in all): the graph of every layer is a step, every CKA and neighbour
         measure, and every evaluation of a pair by another one.
+    device: where to work, as for :func:`repsim.cka`. Layers may lie on a GPU, all on one; those on the CPU and of
+        stores are brought there a block at a time. What is summed over inputs, or over pairs of them, is summed there,
+        and the rest by the host; ``memory`` is then that of the GPU for tiles and blocks, and nothing is planned. The
+        table of :func:`repsim.measures` says which measures work there; the others are named by one error.
 
     Returns
     -------
-    Comparison with a grid per measure, each beside its null.
+    Comparison with a grid per measure, each beside its null, and the device that all of it was worked out on.
 
     Raises
     ------
@@ -76,16 +82,17 @@ def compare(
     """
     request = Request.of(measures, k, metric, permutations, jackknife, seed)
     require_same_inputs([a, b])
-    layers_a, layers_b = layers_of(a, "a"), layers_of(b, "b")
+    layers_a, layers_b = layers_of(a, "a", device), layers_of(b, "b", device)
     left, right = list(layers_a.values()), list(layers_b.values())
     cpus, budget = thread_count(threads, function="compare"), memory_budget(memory, function="compare")
     request.check([*left, *right])
     grids, todo, keep = begin(request, left, right, None if resume is None else SavedGrids(resume))
-    groups = [todo.only(names) for names in plan_of(todo, left, right, memory=budget).groups]
+    groups = groups_of(todo, left, right, memory=budget)
     step = steps_of(sum(one.steps(len(left) + len(right), len(left) * len(right)) for one in groups), progress)
     for group in groups:
         search_graphs(group, [*left, *right], threads=cpus, memory=budget, step=step)
         grids_between(group, left, right, threads=cpus, memory=budget, step=step, keep=keep, forget=True)
         for rows in (*left, *right):
             rows.found.clear()
-    return Comparison(tuple(layers_a), tuple(layers_b), {name: grids[name] for name in request.measures})
+    found = {name: grids[name] for name in request.measures}
+    return Comparison(tuple(layers_a), tuple(layers_b), found, device_of(left[0]))

@@ -16,7 +16,8 @@ from .comparison_page import page
 from .grids import begin, grids_between, search_graphs, steps_of
 from .measures.similarity import Grid
 from .model_layers import layers_of, require_same_inputs
-from .plan import plan_of
+from .plan import groups_of
+from .reductions import device_of
 from .request import Request
 from .saved_grids import SavedGrids
 
@@ -145,6 +146,7 @@ def compare_models(
     memory: int | str | None = None,
     resume: str | Path | None = None,
     progress: Progress | None = None,
+    device: Any = None,
 ) -> ModelComparison:
     """Measure every layer of every model against every layer of every other one, on the same inputs.
 
@@ -158,7 +160,7 @@ def compare_models(
     ----------
     models: a Store, a mapping from layer names to [n, d] arrays, or one array, by name; two or more.
     within: also the layers of a model with each other.
-    measures, k, metric, permutations, jackknife, seed, threads, memory, resume, progress: as for
+    measures, k, metric, permutations, jackknife, seed, threads, memory, resume, progress, device: as for
         :func:`repsim.compare`. Every layer is prepared once for all its pairs, and given up after the last of them;
         only the tiles of kernels that are not linear are made again for every two models. A measure that is not
         symmetric is taken in both orders. With ``resume``, the grids of every two models that are finished are kept.
@@ -176,7 +178,7 @@ def compare_models(
         raise ValueError(f"[compare_models] expected a mapping from names to at least two models, got {got}")
     request = Request.of(measures, k, metric, permutations, jackknife, seed)
     require_same_inputs(list(models.values()))
-    layers = {str(name): layers_of(model, str(name)) for name, model in models.items()}
+    layers = {str(name): layers_of(model, str(name), device) for name, model in models.items()}
     if len(layers) < len(models):
         raise ValueError("[compare_models] expected models whose names differ as text, got one twice")
     cpus, budget = thread_count(threads, function="compare"), memory_budget(memory, function="compare")
@@ -197,7 +199,7 @@ def compare_models(
         for pair, of in sorted(asked.items(), key=lambda item: sorted(map(order.__getitem__, item[0])))
     }
     searching = request.only(name for _, todo, _ in begun.values() for name in todo.measures)
-    groups = [searching.only(names) for names in plan_of(searching, every, every, memory=budget, keeps=True).groups]
+    groups = groups_of(searching, every, every, memory=budget, keeps=True)
 
     def searched(group: Request) -> list[Any]:
         """The layers whose graphs a pair that is not finished needs."""
@@ -224,9 +226,9 @@ def compare_models(
                 rows.found.clear()
         for rows in every:  # the last model comes first in no pair but that with itself
             rows.found.clear()
-    names = {model: tuple(of) for model, of in layers.items()}
+    names, where = {model: tuple(of) for model, of in layers.items()}, device_of(every[0])
     pairs = {
-        pair: Comparison(names[pair[0]], names[pair[1]], {name: grids[name] for name in asked[pair].measures})
+        pair: Comparison(names[pair[0]], names[pair[1]], {name: grids[name] for name in asked[pair].measures}, where)
         for pair, (grids, _, _) in begun.items()
     }
     return ModelComparison(names, pairs)

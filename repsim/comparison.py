@@ -74,6 +74,7 @@ class Comparison(LongTable):
     layers_a: tuple[str, ...]
     layers_b: tuple[str, ...]
     grids: dict[str, Grid]
+    device: str = "cpu"  # or the GPU that all of it was worked out on
 
     def __getitem__(self, measure: str) -> Grid:
         if measure not in self.grids:
@@ -111,7 +112,13 @@ class Comparison(LongTable):
     def rows(self) -> list[dict[str, Any]]:
         """One plain dict per measure and pair of layers, ready for pandas.DataFrame or pyarrow."""
         return [
-            {"measure": measure, "layer_a": layer_a, "layer_b": layer_b, **grid.at(i, j, measure).to_dict()}
+            {
+                "measure": measure,
+                "layer_a": layer_a,
+                "layer_b": layer_b,
+                **grid.at(i, j, measure).to_dict(),
+                "device": self.device,
+            }
             for measure, grid in self.grids.items()
             for i, layer_a in enumerate(self.layers_a)
             for j, layer_b in enumerate(self.layers_b)

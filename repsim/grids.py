@@ -80,7 +80,7 @@ def search_graphs(
 def _graph(rows: SharedRows, k: int, metric: str, threads: int, memory: int | None) -> Neighbours:
     key = (Neighbours, k, metric)
     if key not in rows.found:
-        rows.found[key] = neighbours.nearest(rows, k, metric=metric, threads=threads, memory=memory)
+        rows.found[key] = neighbours.nearest(rows, k, metric=metric, threads=threads, memory=memory).cpu()
     graph: Neighbours = rows.found[key]
     return graph
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .arguments import available_memory, memory_budget, thread_count
-from .arrays import Rows
+from .arrays import DeviceRows, Rows
 from .kernels import Linear
 from .measures.demands import demand_of
 from .measures.method import products_budget
@@ -108,7 +108,7 @@ def plan(
     threads: int | None = None,
     memory: int | str | None = None,
 ) -> ComparisonPlan:
-    """What :func:`repsim.compare` with the same arguments will need: memory, operations and about how long it takes.
+    """What :func:`repsim.compare` with the same arguments will need on the CPU: memory, operations and about how long.
 
     Example::
 
@@ -127,7 +127,7 @@ def plan(
     """
     request = Request.of(measures, k, metric, permutations, jackknife, seed)
     require_same_inputs([a, b])
-    left, right = (list(layers_of(side, name).values()) for side, name in ((a, "a"), (b, "b")))
+    left, right = (list(layers_of(side, name, gpu=False).values()) for side, name in ((a, "a"), (b, "b")))
     request.check([*left, *right])
     cpus, budget = thread_count(threads, function="plan"), memory_budget(memory, function="plan")
     return plan_of(request, left, right, memory=budget, rates=rates(cpus))
@@ -181,6 +181,20 @@ def plan_of(
         work = functools.reduce(Work.__add__, (part.work for part in parts))
         together = Planned("together", max(part.bytes for part in parts), work, seconds)
     return ComparisonPlan(n, (len(left), len(right)), measures, together, tuple(map(tuple, groups)), limit)
+
+
+def groups_of(
+    request: Request, left: Sequence[Rows], right: Sequence[Rows], *, memory: int | None, keeps: bool = False
+) -> list[Request]:
+    """The measures that are evaluated together, as :func:`plan_of` has them; on a GPU, which it knows nothing of, all.
+
+    Raises
+    ------
+    ValueError: one of the measures cannot fit.
+    """
+    if isinstance(left[0], DeviceRows):
+        return [request] if request.measures else []
+    return [request.only(names) for names in plan_of(request, left, right, memory=memory, keeps=keeps).groups]
 
 
 def _demand(request: Request, name: str) -> Demand:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import Rows, same_inputs
+from .arrays import DeviceRows, Rows, same_inputs
 from .kernels import Kernel, as_kernel
 from .measures import neighbour_ranks, neighbour_scores, neighbour_sets, neighbours
 from .measures.centred import LEAST_ROWS, check_estimator
@@ -120,12 +120,14 @@ class Request:
 
         Raises
         ------
-        TypeError, ValueError: lengths that differ, too few inputs or neighbours, widths that differ where they must
-            not, numbers that are no counts.
+        TypeError, ValueError: lengths that differ, layers on a GPU for measures that do not work there, too few inputs
+            or neighbours, widths that differ where they must not, numbers that are no counts.
         """
         first, n = layers[0], len(layers[0])
         for rows in layers:
             same_inputs(first, rows, function="compare")
+        if isinstance(first, DeviceRows):
+            self._check_gpu(first)
         for name in self.measures:
             if name in self.methods and REGISTRY[name].same_width:
                 _check_widths(name, layers)
@@ -141,6 +143,15 @@ class Request:
             neighbours.check_k(graph.k, n - 1, n, function="compare")
         if any(self.sampled(name) for name in self.graphs):
             neighbours.check_relabellings(self.drawn, self.plan.seed, least=2, function="compare")
+
+    def _check_gpu(self, rows: Rows) -> None:
+        names = {name: self.kernels[name].statistic if name in self.kernels else name for name in self.measures}
+        unable = [name for name, account in names.items() if not REGISTRY[account].gpu]
+        if unable:
+            raise ValueError(
+                f"[compare] expected measures that work on a GPU for {rows.name} there, got {', '.join(unable)}; "
+                "leave these out, or pass all layers from the host and no device"
+            )
 
     def _least_rows(self, name: str) -> int:
         if name in self.kernels:

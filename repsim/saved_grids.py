@@ -8,14 +8,14 @@ import json
 import zipfile
 from collections.abc import Sequence
 from dataclasses import fields
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .arrays import Rows, SharedRows, found_once
+from .arrays import DeviceRows, Rows, SharedRows, found_once
 from .measures.similarity import Grid
+from .reductions import device_of
 from .request import Request
 from .whole_files import whole_file
 
@@ -24,7 +24,7 @@ _ARRAYS = ("values", "null_mean", "null_sd", "null_skewness", "p", "standard_err
 
 
 class SavedGrids:
-    """Finished grids in a folder, keyed by content: measure, options, the numbers of the layers, version.
+    """Finished grids in a folder, keyed by content: measure, options, the numbers of the layers, version, GPU.
 
     Example::
 
@@ -46,7 +46,7 @@ class SavedGrids:
 
     def key(self, request: Request, measure: str, left: Sequence[SharedRows], right: Sequence[SharedRows]) -> str:
         """The name of a grid; every layer is read once for it."""
-        content = {
+        content: dict[str, Any] = {
             "format": _FORMAT,
             "repsim": _version(),
             "measure": measure,
@@ -54,6 +54,8 @@ class SavedGrids:
             "left": [_digest(rows) for rows in left],
             "right": [_digest(rows) for rows in right],
         }
+        if isinstance(left[0], DeviceRows):  # whose last bits are its own
+            content["device"] = device_of(left[0])
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
     def read(self, key: str) -> Grid | None:
@@ -86,14 +88,16 @@ class SavedGrids:
 @found_once
 def _digest(rows: Rows) -> str:
     """Of the numbers, their dtype and shape."""
-    content = hashlib.blake2b(f"{rows.dtype} {rows.values.shape}".encode(), digest_size=16)
-    for start, stop in rows.sweep():
-        content.update(np.ascontiguousarray(rows.values[start:stop]).data)
+    content = hashlib.blake2b(f"{rows.dtype} {(len(rows), rows.depth)}".encode(), digest_size=16)
+    for part in rows.content():
+        content.update(part.data)
     return content.hexdigest()
 
 
 @functools.cache
 def _version() -> str:
+    from importlib import metadata  # some 30 ms, for which `import repsim` need not wait
+
     try:
         return metadata.version("repsim-exact")
     except metadata.PackageNotFoundError:  # run from its sources

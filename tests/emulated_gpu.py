@@ -60,6 +60,12 @@ def install(monkeypatch: pytest.MonkeyPatch, *, tile_rows: int = 192) -> Any:
     monkeypatch.setattr(device, "gpu_module", module)
     monkeypatch.setattr(device_grid, "TILE_ROWS", tile_rows)
     monkeypatch.setattr("repsim.reductions.device_neighbours.gpu_module", module)
+    to = device._to
+
+    def to_the_like(like: Any, values: Any) -> torch.Tensor:
+        return to(like, values).as_subclass(_NotOnHost if isinstance(like, _NotOnHost) else torch.Tensor)
+
+    monkeypatch.setattr(device, "_to", to_the_like)
     return module()
 
 
@@ -67,6 +73,39 @@ def on_gpu(x: Any, name: str = "x") -> DeviceRows:
     """An array as rows that the GPU operations work on, here in the memory of the CPU."""
     tensor = x if isinstance(x, torch.Tensor) else torch.as_tensor(np.asarray(x))
     return DeviceRows(tensor, str(tensor.dtype).removeprefix("torch."), name)
+
+
+class _NotOnHost(torch.Tensor):
+    """A tensor that, like one on a GPU, goes together with no array or tensor of the host, but for positions.
+
+    ``cpu()`` gives a plain one, which numpy reads.
+    """
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function in (torch.Tensor.cpu, torch.as_tensor):
+            with torch._C.DisableTorchFunctionSubclass():
+                found = function(*args, **(kwargs or {}))
+                return found.as_subclass(torch.Tensor) if function is torch.Tensor.cpu else found
+        picks = function in (torch.Tensor.__getitem__, torch.Tensor.__setitem__)
+        if function is torch.Tensor.numpy or not (picks or all(map(_goes_there, args))):
+            raise TypeError(f"a GPU's memory cannot be read here: {function}")
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+    def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+        raise TypeError("a GPU's memory cannot be read here")
+
+
+def _goes_there(given: Any) -> bool:
+    if isinstance(given, (list, tuple)):
+        return all(map(_goes_there, given))
+    return not isinstance(given, np.ndarray) and not (type(given) is torch.Tensor and given.dim() > 0)
+
+
+def off_host(x: Any, name: str = "x") -> DeviceRows:
+    """As :func:`on_gpu`, of values, and of all that is made of them, that numpy takes only from ``cpu()``."""
+    rows = on_gpu(x, name)
+    return DeviceRows(rows.values.as_subclass(_NotOnHost), rows.dtype, name)
 
 
 # ------------------------------------------------------------------------------------------------------------- streams

@@ -111,15 +111,30 @@ CHECKS = [
       for kernel in ("rbf", "linear")),
     *(("nearest_is_right", {"contender": PORTABLE, "metric": metric, "filter": "float32", "n": 200, "d": 20, "k": 5})
       for metric in ("cosine", "inner_product", "euclidean")),
+    *(("measure_is_right", {"contender": PORTABLE, "measure": measure, "n": 60, "d": 5}) for measure in gpu.MEASURES),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("case", "options"), CHECKS, ids=lambda one: one if isinstance(one, str) else one.get("kernel", one.get("metric"))
+    ("case", "options"),
+    CHECKS,
+    ids=lambda one: (
+        one if isinstance(one, str) else next(v for k, v in one.items() if k in ("kernel", "metric", "measure"))
+    ),
 )
 def test_checks_pass_what_is_right(on_the_cpu: Any, case: str, options: dict[str, Any]) -> None:
     result = gpu_cases.answer({"case": case, "options": options})
     assert result["right"] and result["same_bits"], result
+
+
+@pytest.mark.parametrize(
+    "off", [pytest.param((0, 1e-6, 1e-6, 1e-6), id="value"), pytest.param((0, 0, 0, 1e-12), id="bits-from-the-host")]
+)
+def test_checks_find_a_measure_that_is_off(on_the_cpu: Any, off: tuple[float, ...]) -> None:
+    right, errors = repsim.procrustes, iter(off)
+    on_the_cpu.setattr(repsim, "procrustes", lambda *a, **b: SimpleNamespace(value=right(*a, **b).value + next(errors)))
+    options = {"contender": PORTABLE, "measure": "procrustes", "n": 60, "d": 5}
+    assert not gpu_cases.answer({"case": "measure_is_right", "options": options})["right"]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import torch
 
 import repsim
 from repsim.measures.cka import cka_grid
+from repsim.measures.registry import REGISTRY
 from repsim.reductions import device, device_grid, device_streams, has_gpu_operations
 
 
@@ -228,6 +229,53 @@ def test_own_products_of_bfloat16_are_those_of_the_library(n: int, width: int, m
 def test_neighbour_measures_take_rows_on_a_gpu() -> None:
     x, y = data(3500)
     assert repsim.mutual_knn(x, y) == repsim.mutual_knn(*on_host(x, y))
+
+
+# ------------------------------------------------------------------------------------------------ all other measures
+
+# Of equal groups of neurons a search takes either: rounding decides.
+OTHERS = [
+    name for name, one in REGISTRY.items() if one.gpu and one.method is not None and one.family != "neuron_graphs"
+]
+
+
+def of_a_width(name: str, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return (x[:, : y.shape[1]].contiguous(), y) if REGISTRY[name].same_width else (x, y)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_measures_are_those_of_the_cpu_and_of_rows_that_are_brought(name: str) -> None:
+    x, y = of_a_width(name, *data(3500))
+    measure, how = getattr(repsim, name), {"permutations": 1, "jackknife": 2}
+    there, here = measure(x, y, **how), measure(*on_host(x, y), **how)
+    assert there.value == pytest.approx(here.value, rel=1e-8, abs=1e-9)
+    assert there.null.mean == pytest.approx(here.null.mean, rel=1e-8, abs=1e-9)
+    assert there.standard_error == pytest.approx(here.standard_error, rel=1e-6, abs=1e-9)
+    brought = measure(*on_host(x, y), device="cuda", **how)
+    assert (brought.value, brought.null.mean, brought.standard_error) == (
+        there.value, there.null.mean, there.standard_error,
+    )  # fmt: skip
+    assert measure(x, y, **how).value == there.value  # from run to run
+
+
+@pytest.mark.parametrize("name", ["svcca", "procrustes", "pls", "gulp"])
+def test_rows_wider_than_long(name: str) -> None:
+    x, y = (torch.randn(200, depth, generator=torch.Generator().manual_seed(depth)) for depth in (700, 600))
+    how = {"variance": 0.5} if name == "svcca" else {}
+    here = getattr(repsim, name)(x, y, **how)
+    assert getattr(repsim, name)(x.cuda(), y.cuda(), **how).value == pytest.approx(here.value, rel=1e-8)
+
+
+def test_a_comparison_has_the_bits_of_each_measure() -> None:
+    x, y = data(3500)
+    asked = ["cka", "cka_rbf", "svcca", "rsa", "distance_correlation", "mutual_knn", "second_order_cosine"]
+    there = repsim.compare({"x": x, "x2": x[:, :20]}, {"y": y}, measures=asked)
+    assert {row["device"] for row in there.rows()} == {f"cuda:0 ({torch.cuda.get_device_name()})"}
+    brought = repsim.compare({"x": x.cpu(), "x2": x[:, :20].cpu()}, {"y": y.cpu()}, measures=asked, device="cuda")
+    for name in asked:
+        np.testing.assert_array_equal(brought[name].values, there[name].values, name)
+        alone = repsim.cka(x, y, kernel="rbf") if name == "cka_rbf" else getattr(repsim, name)(x, y)
+        assert there[name].values[0, 0] == alone.value, name
 
 
 # -------------------------------------------------------------------------------------------------- rows of the host

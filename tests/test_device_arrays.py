@@ -148,6 +148,20 @@ def test_graphs_come_back_in_the_framework_of_the_rows(monkeypatch: pytest.Monke
         assert graph.scores[1].dtype == torch.float32
 
 
+def test_measures_and_comparisons_take_arrays_of_any_framework(
+    monkeypatch: pytest.MonkeyPatch, from_dlpack: list[Any]
+) -> None:
+    install(monkeypatch)
+    x, y = (np.random.default_rng(seed).normal(size=(40, 4)) for seed in range(2))
+    array = made_by(monkeypatch, "other")
+    there, here = repsim.procrustes(array(x), array(y)), repsim.procrustes(x, y)
+    assert there.value == pytest.approx(here.value, rel=1e-12)
+    table = repsim.compare({"a": array(x)}, array(y), measures=["procrustes", "mutual_knn"])
+    assert table["procrustes"].values[0, 0] == there.value
+    assert table["mutual_knn"].values[0, 0] == repsim.mutual_knn(x, y).value
+    assert len(from_dlpack) == 4
+
+
 def test_graphs_that_are_not_on_the_cpu_are_brought_there() -> None:
     class OfCupy:
         def get(self) -> np.ndarray:

@@ -192,6 +192,7 @@ SEARCHES = [
     {"n": 450, "d": 130, "metric": "inner_product", "rows": "clusters"},
     {"n": 500, "d": 72, "metric": "euclidean", "rows": "anisotropic"},
     {"n": 200, "d": 72, "metric": "euclidean", "rows": "clusters", "precision": "high"},
+    {"n": 450, "d": 64, "metric": "euclidean", "rows": "clusters", "capacity": 64},  # lists overflow
 ]
 CASES = [
     *(("sums_are_right", options) for options in SUMS),

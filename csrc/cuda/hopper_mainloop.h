@@ -34,6 +34,7 @@ struct TileShape {
   static constexpr int kStageBytes = (kLeft + kRight) * 2;
   // Rows that one block copies of an operand that its cluster shares.
   static constexpr int kLeftSlice = kRows / kClusterColumns, kRightSlice = kColumns / kClusterRows;
+  static_assert(kColumns % 64 == 0, "whole slices of an epilogue, shared by 128 threads");
   static_assert(kLeftSlice % 8 == 0 && kRightSlice % 8 == 0, "slices are whole swizzle atoms");
 };
 

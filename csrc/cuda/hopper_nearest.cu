@@ -33,7 +33,7 @@ struct SelectStorage {
 // What one thread brings of a tile's halves and thresholds, read while products are summed.
 template <int kColumns>
 struct Asked {
-  static constexpr int kShare = kColumns / kGroupThreads;
+  static constexpr int kShare = ceiling(kColumns, kGroupThreads);
   float half_i, threshold_i, half_j[kShare], threshold_j[kShare];
 
   __device__ void fetch(const SelectArguments& a, int row, int column, int thread) {
@@ -58,8 +58,10 @@ struct Asked {
     }
 #pragma unroll
     for (int m = 0; m < kShare; ++m) {
-      shared.half_j[m * kGroupThreads + thread] = half_j[m];
-      shared.threshold_j[m * kGroupThreads + thread] = threshold_j[m];
+      const int at = m * kGroupThreads + thread;
+      if (kColumns % kGroupThreads != 0 && at >= kColumns) break;
+      shared.half_j[at] = half_j[m];
+      shared.threshold_j[at] = threshold_j[m];
     }
   }
 };

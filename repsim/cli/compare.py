@@ -39,10 +39,12 @@ def compare(words: Sequence[str]) -> int:
                 file=sys.stderr,
             )
     models = {side.letter: side.rows(values["layers"]) for side in sides}
-    asked = ("measures", "k", "metric", "permutations", "seed", "threads", "memory", "resume")
+    asked = ("measures", "k", "metric", "permutations", "seed", "threads", "memory", "resume", "device")
     how: dict[str, Any] = {name: values[name] for name in asked}
     if values["plan"]:
-        del how["resume"]
+        if values["device"] is not None:
+            raise RunError("expected --plan without --device: what is planned is work on the CPU")
+        del how["resume"], how["device"]
         if len(models) > 2:
             every = {f"{name} {layer}": rows for name, of in models.items() for layer, rows in of.items()}
             models = {"a": every, "b": every}
@@ -102,5 +104,6 @@ def _parser() -> Parser:
     add("--plan", action="store_true", help="only say what memory and about how much time every measure will need")
     add("--resume", type=Path, metavar="DIR", help="keep every finished grid there, and read those that are there")
     add("--threads", type=count, metavar="N", help="native threads (default: all cores of this process)")
+    add("--device", metavar="DEVICE", help="a GPU to work on, such as cuda (default: the CPU)")
     add("--memory", metavar="SIZE", help="budget such as 512MiB or 4GB (default: what is available)")
     return parser

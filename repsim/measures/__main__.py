@@ -10,7 +10,8 @@ _HEAD = """\
 
 Made by `python -m repsim.measures` from what every measure declares of itself; `tests/test_registry.py` holds each to
 it: what is declared holds, and what is not declared fails. A range is that of the value; "invariant to" names the most
-general maps of the features of either side that leave the value as it is. The same table is `repsim.measures()`.
+general maps of the features of either side that leave the value as it is; "GPU", whether rows may lie on one, or be
+brought there by `device=`. The same table is `repsim.measures()`.
 """
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..arrays import Rows
-from ..reductions import Products, cross_products, squared_norms
+from ..reductions import Products, cross_products, on_host, placed, squared_norms
 from .method import Method
 from .sides import Side, check_varies, counted_axes, cross, narrowed, relabelled, side_of
 
@@ -119,11 +119,12 @@ def between_rows(function: str) -> Method[_Lengths]:
         return _Lengths(**vars(side), lengths=lengths)
 
     def between(x: _Lengths, y: _Lengths, threads: int) -> float:
-        turn = _best_turn(x, y, cross(x, y, function=function, threads=threads), function=function)
+        product = cross(x, y, function=function, threads=threads)
+        turn = placed(x.rows, _best_turn(x, y, product, function=function))
         total = 0.0
         for start, stop in x.rows.sweep():
             some = slice(start, stop) if y.order is None else y.order[start:stop]
-            inner = (x.rows.wide(slice(start, stop)) @ turn * y.rows.wide(some)).sum(axis=1)
+            inner = on_host((x.rows.wide_there(slice(start, stop)) @ turn * y.rows.wide_there(some)).sum(axis=1))
             total += float((inner / (x.lengths[start:stop] * y.lengths[some])).sum())
             if y.order is None:
                 y.rows.release(start, stop)

@@ -119,6 +119,7 @@ CCA_MEAN = register(
         note=_SMALL,
         method=_cca_mean,
         self_value=1.0,
+        gpu=True,
     )
 )
 
@@ -132,6 +133,7 @@ def cca_mean(
     jackknife: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
+    device: Any = None,
 ) -> Similarity:
     """Mean canonical correlation: the mean cosine of the principal angles between the spaces of the centred columns.
 
@@ -149,6 +151,7 @@ def cca_mean(
     jackknife: groups of inputs, each left out once for the standard error; 0 leaves it out.
     threads: default REPSIM_NUM_THREADS, else every CPU of the process.
     progress: called with (steps done, steps in all).
+    device: where to work, as for :func:`repsim.cka`; rows on a GPU stay there.
 
     Returns
     -------
@@ -166,8 +169,9 @@ def cca_mean(
     Paper: Hotelling (1936); Raghu et al. (2017) for networks.
     """
     return CCA_MEAN.evaluate(
-        x, y, {}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads, progress=progress
-    )
+        x, y, {}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads, progress=progress,
+        device=device,
+    )  # fmt: skip
 
 
 CCA_MEAN_SQUARED = register(
@@ -188,6 +192,7 @@ CCA_MEAN_SQUARED = register(
         note=_SMALL,
         method=_cca_mean_squared,
         self_value=1.0,
+        gpu=True,
     )
 )
 
@@ -201,6 +206,7 @@ def cca_mean_squared(
     jackknife: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
+    device: Any = None,
 ) -> Similarity:
     """Mean squared canonical correlation, R^2_CCA: the share of the smaller space that lies in the other.
 
@@ -219,8 +225,9 @@ def cca_mean_squared(
     Papers: Yanai (1974); Kornblith et al. (2019).
     """
     return CCA_MEAN_SQUARED.evaluate(
-        x, y, {}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads, progress=progress
-    )
+        x, y, {}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads, progress=progress,
+        device=device,
+    )  # fmt: skip
 
 
 SVCCA = register(
@@ -240,6 +247,7 @@ SVCCA = register(
         note="of the variance, not of the sum of singular values as in much public code; " + _SMALL,
         method=_svcca,
         self_value=1.0,
+        gpu=True,
     )
 )
 
@@ -255,6 +263,7 @@ def svcca(
     jackknife: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
+    device: Any = None,
 ) -> Similarity:
     """Mean canonical correlation of the principal components that hold most of the variance.
 
@@ -270,7 +279,7 @@ def svcca(
     variance: the share of the variance to keep, above 0 and at most 1.
     variant: "raghu2017": the fewest components of the centred columns that hold the share. "wu2020": columns are
         brought to unit variance first, and only the components before the one that reaches the share are kept.
-    permutations, seed, jackknife, threads, progress: as for :func:`cca_mean`.
+    permutations, seed, jackknife, threads, progress, device: as for :func:`cca_mean`.
 
     Returns
     -------
@@ -286,7 +295,7 @@ def svcca(
     """
     return SVCCA.evaluate(
         x, y, {"variance": variance, "variant": variant}, permutations=permutations, seed=seed, jackknife=jackknife,
-        threads=threads, progress=progress,
+        threads=threads, progress=progress, device=device,
     )  # fmt: skip
 
 
@@ -308,6 +317,7 @@ PWCCA = register(
         "not determined, as where y holds a part of x exactly; " + _SMALL,
         method=_pwcca,
         self_value=1.0,
+        gpu=True,
     )
 )
 
@@ -322,6 +332,7 @@ def pwcca(
     jackknife: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
+    device: Any = None,
 ) -> Similarity:
     """Mean canonical correlation, each weighted by how much of x its canonical variate carries.
 
@@ -334,7 +345,7 @@ def pwcca(
     x, y: [n, d] and [n, d'] arrays, as for :func:`repsim.cka`; the weights are of x.
     variant: "morcos2018": of all dimensions. "wu2020": of the components that ``svcca(variant="wu2020")`` keeps of 99 %
         of the variance, weighted by the columns of x as they are.
-    permutations, seed, jackknife, threads, progress: as for :func:`cca_mean`.
+    permutations, seed, jackknife, threads, progress, device: as for :func:`cca_mean`.
 
     Returns
     -------
@@ -352,5 +363,5 @@ def pwcca(
     """
     return PWCCA.evaluate(
         x, y, {"variant": variant}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads,
-        progress=progress,
+        progress=progress, device=device,
     )  # fmt: skip

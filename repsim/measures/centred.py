@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import reductions
 from ..arguments import Progress, memory_budget, thread_count, whole_number
-from ..arrays import DeviceRows, Rows, as_rows, same_inputs
+from ..arrays import DeviceRows, Rows, same_inputs
 from ..calibration import Null, trace_product_moments, trace_product_skewness
 from ..kernels import Bandwidth, Kernel, Linear, as_kernel
 from ..reductions import HsicSums, RowTerms, ThirdMoments
@@ -122,12 +122,8 @@ def checked_sides(
     """
     check_estimator(estimator, function=function)
     chosen = as_kernel(kernel, function=function)
-    gpu = reductions.has_gpu_operations()
     left, right = (
-        [
-            reductions.rows_for(as_rows(one, function=function, name=name, gpu=gpu), device, function=function)
-            for one in side
-        ]
+        [reductions.rows_on(one, device, function=function, name=name) for one in side]
         for side, name in ((xs, "x"), (ys, "y"))
     )
     for rows in right + left:

@@ -35,6 +35,7 @@ register(
         formula="HSIC(x, y) / sqrt(HSIC(x, x) HSIC(y, y)), debiased by default",
         self_value=1.0,
         aliases=("ckatorch: cka_base", "rsatoolbox: cosine_cov (biased, linear)", "RV coefficient (biased, linear)"),
+        gpu=True,
         note="the biased estimator grows towards 1 with d / n whatever the data; the null is exact",
     )
 )
@@ -52,6 +53,7 @@ register(
         paper="Williams, Kunz, Kornblith and Linderman (2021), Generalized shape metrics on neural representations",
         formula="arccos(CKA)",
         self_value=0.0,
+        gpu=True,
     )
 )
 register(
@@ -66,6 +68,7 @@ register(
         cost=_FEATURES,
         paper="Gretton, Bousquet, Smola and Schoelkopf (2005), Measuring statistical dependence; Song et al. (2012)",
         formula="tr(KHLH) / (n - 1)^2, or the debiased HSIC_1",
+        gpu=True,
         note="in units of both kernels: not comparable between layers",
     )
 )
@@ -170,6 +173,8 @@ def angular_cka(
     memory: int | str | None = None,
     block_rows: int | None = None,
     progress: Progress | None = None,
+    precision: str = "highest",
+    device: Any = None,
 ) -> float:
     """The angle between the centred kernel matrices, arccos(CKA), in radians: a distance.
 
@@ -185,7 +190,7 @@ def angular_cka(
     """
     grid = cka_grid(
         [x], [y], estimator=estimator, kernel=kernel, threads=threads, memory=memory, block_rows=block_rows,
-        progress=progress, function="angular_cka",
+        progress=progress, precision=precision, device=device, function="angular_cka",
     )  # fmt: skip
     return _angle(float(grid.values[0, 0]))
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..arguments import Progress
 from ..arrays import Rows
-from ..reductions import Dissimilarities, dissimilarities_of, dissimilarity_tiles
+from ..reductions import Dissimilarities, dissimilarities_of, dissimilarity_tiles, on_host, placed
 from ..reductions.dissimilarities import BLOCK_ENTRIES, BLOCK_ROWS
 from .centred import LEAST_ROWS, check_estimator
 from .method import Method
@@ -88,9 +88,9 @@ def _correlation(x: _Centred, y: _Centred, inner: float, debiased: bool) -> floa
 def _row_sums(side: Dissimilarities, threads: int) -> np.ndarray:
     sums = np.zeros(len(side))
     for i, j, (tile,) in dissimilarity_tiles([side], threads=threads):
-        sums[i] += tile.sum(axis=1)
+        sums[i] += on_host(tile.sum(axis=1))
         if i != j:
-            sums[j] += tile.sum(axis=0)
+            sums[j] += on_host(tile.sum(axis=0))
     return sums
 
 
@@ -112,15 +112,16 @@ def _inner_of_all(xs: Sequence[_Centred], ys: Sequence[_Centred], threads: int, 
     return [[math.fsum(part) for part in row] for row in parts]
 
 
-def _centred_tiles(sides: Sequence[_Centred], threads: int, debiased: bool) -> Iterator[tuple[int, list[np.ndarray]]]:
+def _centred_tiles(sides: Sequence[_Centred], threads: int, debiased: bool) -> Iterator[tuple[int, list[Any]]]:
     """A of every side, tile by tile, and how often each stands in A: the mirror image of one beside the diagonal is not
     visited."""
     for i, j, tiles in dissimilarity_tiles([one.side for one in sides], threads=threads):
         for one, tile in zip(sides, tiles, strict=True):
-            tile -= one.shares[i, None]
-            tile -= one.shares[j]
+            tile -= placed(one.side.rows, one.shares[i, None])
+            tile -= placed(one.side.rows, one.shares[j])
             if debiased and i == j:
-                np.fill_diagonal(tile, 0.0)
+                every = np.arange(len(tile))
+                tile[every, every] = 0.0
         yield 1 if i == j else 2, tiles
 
 
@@ -140,6 +141,7 @@ DISTANCE_CORRELATION = register(
         note="The debiased form estimates the square of what the biased form estimates, and may be negative.",
         method=_distance_correlation,
         self_value=1.0,
+        gpu=True,
     )
 )
 
@@ -154,6 +156,7 @@ def distance_correlation(
     jackknife: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
+    device: Any = None,
 ) -> Similarity:
     """Correlation of the centred Euclidean distances of both representations, exact in O(n) memory.
 
@@ -172,7 +175,7 @@ def distance_correlation(
     permutations: relabellings of the inputs of y for the null and p, each one more traversal.
     seed: of the relabellings, and of the groups of the jackknife.
     jackknife: groups of inputs, each left out once for the standard error; 0 leaves it out.
-    threads: as for :func:`repsim.cka`.
+    threads, device: as for :func:`repsim.cka`.
 
     Returns
     -------
@@ -191,5 +194,5 @@ def distance_correlation(
     """
     return DISTANCE_CORRELATION.evaluate(
         x, y, {"estimator": estimator}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads,
-        progress=progress,
+        progress=progress, device=device,
     )  # fmt: skip

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..arguments import Progress, whole_number
 from ..arrays import Rows
-from ..reductions import nearest
+from ..reductions import lengths, nearest, on_host
 from .neighbours import check_k
 from .registry import Measure, invariant_to, register
 from .similarity import Distance
@@ -83,16 +83,15 @@ def _levina_bickel(rows: Rows, k: int, function: str, threads: int) -> float:
 
 def _distances(rows: Rows, k: int, function: str, threads: int) -> np.ndarray:
     """Euclidean distances [n, k] of every row to its nearest neighbours, ascending, in float64."""
-    lists = nearest(rows, None, k, "euclidean", function=function, threads=threads).indices
+    lists = on_host(nearest(rows, None, k, "euclidean", function=function, threads=threads).indices)
     n = len(rows)
     found = np.empty((n, k))
     step = max(1, _ENTRIES // ((k + 1) * rows.depth))
     for start in range(0, n, step):
         some = lists[start : start + step]
-        steps = rows.wide(some.ravel()).reshape(*some.shape, -1) - rows.wide(slice(start, start + step))[:, None]
-        largest = np.abs(steps).max(axis=2)
-        with np.errstate(invalid="ignore", divide="ignore"):  # equal rows are refused below
-            found[start : start + step] = largest * np.sqrt(((steps / largest[..., None]) ** 2).sum(axis=2))
+        near = rows.wide_there(some.ravel()).reshape(*some.shape, -1)
+        near -= rows.wide_there(slice(start, start + step))[:, None]
+        found[start : start + step] = lengths(near)  # equal rows are refused below
     same = np.flatnonzero(~(found[:, 0] > 0))
     if len(same):
         raise ValueError(
@@ -118,6 +117,7 @@ INTRINSIC_DIMENSION_DIFFERENCE = register(
         note="Equal rows are refused. No relabelling of the inputs changes it.",
         method=difference_in(_intrinsic_dimension, "intrinsic_dimension_difference", least_rows=3),
         self_value=0.0,
+        gpu=True,
     )
 )
 
@@ -129,6 +129,7 @@ def intrinsic_dimension(
     k: int | None = None,
     discard: float | None = None,
     threads: int | None = None,
+    device: Any = None,
 ) -> float:
     """How many coordinates the inputs vary along, from the exact distances to their nearest neighbours.
 
@@ -145,7 +146,7 @@ def intrinsic_dimension(
     k: neighbours for "levina_bickel", at least 2 and at most n - 1 (10 where None).
     discard: share of the largest m_i left out of the fit of "two_nn" (0.1 where None, as in the paper). The very
         largest is always left out.
-    threads: as for :func:`repsim.cka`.
+    threads, device: as for :func:`repsim.cka`.
 
     Returns
     -------
@@ -160,7 +161,7 @@ def intrinsic_dimension(
         neighborhood information"; Levina and Bickel (2004), "Maximum likelihood estimation of intrinsic dimension".
     """
     options: dict[str, Any] = {"estimator": estimator, "k": k, "discard": discard}
-    return statistic_of(_intrinsic_dimension, "intrinsic_dimension", x, threads, **options)
+    return statistic_of(_intrinsic_dimension, "intrinsic_dimension", x, threads, device, **options)
 
 
 def intrinsic_dimension_difference(
@@ -175,6 +176,7 @@ def intrinsic_dimension_difference(
     jackknife: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
+    device: Any = None,
 ) -> Distance:
     """How far the intrinsic dimensions are apart.
 
@@ -185,7 +187,7 @@ def intrinsic_dimension_difference(
 
     Parameters
     ----------
-    x, y, permutations, seed, jackknife, threads: as for :func:`repsim.magnitude_difference`; at least 3 inputs.
+    x, y, permutations, seed, jackknife, threads, device: as for :func:`repsim.magnitude_difference`; at least 3 inputs.
     estimator, k, discard: as for :func:`intrinsic_dimension`.
 
     Returns
@@ -200,5 +202,6 @@ def intrinsic_dimension_difference(
     """
     options = {"estimator": estimator, "k": k, "discard": discard}
     return INTRINSIC_DIMENSION_DIFFERENCE.evaluate(
-        x, y, options, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads, progress=progress
-    )
+        x, y, options, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads, progress=progress,
+        device=device,
+    )  # fmt: skip

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from ..arguments import Progress, thread_count
-from ..arrays import Rows, as_rows
-from ..reductions import column_sums, nearest
+from ..arrays import Rows, on_cpu
+from ..reductions import add_rows_to, column_sums, nearest, on_host, placed, rows_on, working_on
 from .method import Method, evaluate
 from .neighbours import check_k, check_metric
 from .registry import Measure, invariant_to, register
@@ -34,10 +34,17 @@ class _Labelled:
 
 
 def _difference(
-    measure: Measure, prepare: Callable[..., OfLabels], x: Any, y: Any, labels: Any, options: dict[str, Any], **how: Any
+    measure: Measure,
+    prepare: Callable[..., OfLabels],
+    x: Any,
+    y: Any,
+    labels: Any,
+    options: dict[str, Any],
+    device: Any,
+    **how: Any,
 ) -> Distance:
     """|statistic - statistic'|, both of the same labels."""
-    rows = as_rows(x, function=measure.name, name="x")
+    rows = rows_on(x, device, function=measure.name, name="x", gpu=measure.gpu)
     codes = _label_codes(labels, len(rows), measure.name)
 
     def labelled(rows: Rows, threads: int) -> _Labelled:
@@ -45,19 +52,27 @@ def _difference(
         return _Labelled(statistic, codes, statistic(codes))
 
     method = Method(labelled, lambda x, y, threads: abs(x.value - y.value), _Labelled.relabelled)
-    return evaluate(method, rows, y, name=measure.name, options=options, kind="distance", **how)
+    how |= {"name": measure.name, "gpu": measure.gpu, "device": device}
+    return evaluate(method, rows, y, options=options, kind="distance", **how)
 
 
 def _statistic(
-    prepare: Callable[..., OfLabels], function: str, x: Any, labels: Any, threads: int | None, **options: Any
+    prepare: Callable[..., OfLabels],
+    function: str,
+    x: Any,
+    labels: Any,
+    threads: int | None,
+    device: Any,
+    **options: Any,
 ) -> float:
-    rows, cpus = as_rows(x, function=function, name="x"), thread_count(threads, function=function)
+    rows, cpus = rows_on(x, device, function=function, name="x"), thread_count(threads, function=function)
     codes = _label_codes(labels, len(rows), function)
-    return prepare(rows, function=function, threads=cpus, **options)(codes)
+    with working_on([rows], function=function):
+        return prepare(rows, function=function, threads=cpus, **options)(codes)
 
 
 def _label_codes(labels: Any, n: int, function: str) -> np.ndarray:
-    array = np.asarray(labels)
+    array = np.asarray(on_cpu(labels))
     if array.dtype.kind not in "iubUS":
         raise TypeError(f"[{function}] expected labels as whole numbers or text, got dtype {array.dtype}")
     if array.shape != (n,):
@@ -72,10 +87,10 @@ def _tolerance(rows: Rows, *, function: str, threads: int, unit_rows: bool, incl
     column_sums(rows, function=function, threads=threads)  # names a row that is not finite
 
     def statistic(codes: np.ndarray) -> float:
-        sums, own = np.zeros((int(codes.max()) + 1, rows.depth)), 0.0
+        sums, own = placed(rows, np.zeros((int(codes.max()) + 1, rows.depth))), 0.0
         for start, stop in rows.sweep():
-            block = unit_block(rows, start, stop, function) if unit_rows else rows.wide(slice(start, stop))
-            np.add.at(sums, codes[start:stop], block)
+            block = unit_block(rows, start, stop, function) if unit_rows else rows.wide_there(slice(start, stop))
+            add_rows_to(sums, codes[start:stop], block)
             own += float((block * block).sum())
         # The inner products of all pairs of one label, (i, i) among them, are those of the sums over the label.
         every = float((sums * sums).sum())
@@ -88,7 +103,7 @@ def _modularity(rows: Rows, *, function: str, threads: int, k: int, metric: str)
     n = len(rows)
     check_metric(metric, function=function)
     check_k(k, n - 1, n, function=function)
-    lists = nearest(rows, None, int(k), metric, function=function, threads=threads).indices
+    lists = on_host(nearest(rows, None, int(k), metric, function=function, threads=threads).indices)
     ends = np.stack([np.repeat(np.arange(n), k), lists.ravel()])
     low, high = np.divmod(np.unique(ends.min(axis=0) * n + ends.max(axis=0)), n)  # every edge once
     degrees = np.bincount(low, minlength=n) + np.bincount(high, minlength=n)
@@ -117,6 +132,7 @@ TOLERANCE_DIFFERENCE = register(
         formula="|t(x) - t(y)|, t(x) = mean over i != j of x_i . x_j [label i = label j], rows of length 1",
         takes="labelled representations",
         self_value=0.0,
+        gpu=True,
     )
 )
 MODULARITY_DIFFERENCE = register(
@@ -135,18 +151,26 @@ MODULARITY_DIFFERENCE = register(
         takes="labelled representations",
         note="The communities are the labels: it looks for no others. Edges have no weights.",
         self_value=0.0,
+        gpu=True,
     )
 )
 
 
 def tolerance(
-    x: Any, labels: Any, *, unit_rows: bool = True, include_self: bool = False, threads: int | None = None
+    x: Any,
+    labels: Any,
+    *,
+    unit_rows: bool = True,
+    include_self: bool = False,
+    threads: int | None = None,
+    device: Any = None,
 ) -> float:
     """Mean over the pairs of inputs of x_i . x_j where both have one label, and of 0 elsewhere.
 
     ``x`` [n, d] as for :func:`repsim.cka`, n at least 2; the rest is that of :func:`tolerance_difference`.
     """
-    return _statistic(_tolerance, "tolerance", x, labels, threads, unit_rows=unit_rows, include_self=include_self)
+    options = {"unit_rows": unit_rows, "include_self": include_self}
+    return _statistic(_tolerance, "tolerance", x, labels, threads, device, **options)
 
 
 def tolerance_difference(
@@ -160,6 +184,7 @@ def tolerance_difference(
     seed: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
+    device: Any = None,
 ) -> Distance:
     """How far the tolerances are apart, each how alike the inputs of one label are.
 
@@ -175,7 +200,7 @@ def tolerance_difference(
     include_self: the mean over all n^2 pairs, every input beside itself among them, in the place of the pairs i != j.
     permutations: relabellings of the inputs of y for the null and p: the rows of y then meet the labels of others.
     seed: of the relabellings.
-    threads: as for :func:`repsim.cka`.
+    threads, device: as for :func:`repsim.cka`.
 
     Returns
     -------
@@ -191,17 +216,19 @@ def tolerance_difference(
     """
     options = {"unit_rows": unit_rows, "include_self": include_self}
     return _difference(
-        TOLERANCE_DIFFERENCE, _tolerance, x, y, labels, options, permutations=permutations, seed=seed, threads=threads,
-        progress=progress,
+        TOLERANCE_DIFFERENCE, _tolerance, x, y, labels, options, device, permutations=permutations, seed=seed,
+        threads=threads, progress=progress,
     )  # fmt: skip
 
 
-def modularity(x: Any, labels: Any, *, k: int = 10, metric: str = "cosine", threads: int | None = None) -> float:
+def modularity(
+    x: Any, labels: Any, *, k: int = 10, metric: str = "cosine", threads: int | None = None, device: Any = None
+) -> float:
     """Newman's modularity of the graph of nearest neighbours with the labels as its communities, from -1/2 to 1.
 
     ``x`` [n, d] as for :func:`repsim.nearest`; the rest is that of :func:`modularity_difference`.
     """
-    return _statistic(_modularity, "modularity", x, labels, threads, k=k, metric=metric)
+    return _statistic(_modularity, "modularity", x, labels, threads, device, k=k, metric=metric)
 
 
 def modularity_difference(
@@ -215,6 +242,7 @@ def modularity_difference(
     seed: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
+    device: Any = None,
 ) -> Distance:
     """How far the modularities of the graphs of inputs are apart, with the labels as communities.
 
@@ -224,7 +252,7 @@ def modularity_difference(
 
     Parameters
     ----------
-    x, y, labels, permutations, seed, threads: as for :func:`tolerance_difference`.
+    x, y, labels, permutations, seed, threads, device: as for :func:`tolerance_difference`.
     k, metric: of the exact graph of :func:`repsim.nearest`. Two inputs share an edge, of weight 1 and without
         direction, where either is among the k nearest of the other.
 
@@ -241,6 +269,6 @@ def modularity_difference(
         "Understanding the dynamics of DNNs using graph modularity", for labels as communities of representations.
     """
     return _difference(
-        MODULARITY_DIFFERENCE, _modularity, x, y, labels, {"k": k, "metric": metric}, permutations=permutations,
-        seed=seed, threads=threads, progress=progress,
+        MODULARITY_DIFFERENCE, _modularity, x, y, labels, {"k": k, "metric": metric}, device,
+        permutations=permutations, seed=seed, threads=threads, progress=progress,
     )  # fmt: skip

@@ -157,9 +157,11 @@ def mean_of_pair(
     permutations: int,
     seed: int,
     threads: int | None,
+    memory: int | str | None,
+    device: Any,
     options: Mapping[str, Any] | None = None,
 ) -> Similarity:
     """The measure of two arrays or graphs."""
     check_relabellings(permutations, seed, least=2, function=measure.name)
-    gx, gy = graph_pair(x, y, k, metric, measure.name, threads)
+    gx, gy = graph_pair(x, y, k, metric, measure.name, threads, memory, device)
     return grid_of_means(measure, [gx], [gy], permutations, seed, threads, options).at(0, 0, measure.name)

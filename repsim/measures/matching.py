@@ -134,6 +134,7 @@ HARD_CORRELATION_MATCH = register(
         "sign.",
         method=_hard_correlation_match,
         self_value=1.0,
+        gpu=True,
     )
 )
 
@@ -154,6 +155,7 @@ SOFT_CORRELATION_MATCH = register(
         note="how well y has the neurons of x, many of which may share a partner; correlations keep their sign.",
         method=_soft_correlation_match,
         self_value=1.0,
+        gpu=True,
     )
 )
 
@@ -175,6 +177,7 @@ SOFT_MATCHING = register(
         "permutation_procrustes / sqrt(d). It grows with the number of inputs.",
         method=_soft_matching,
         self_value=0.0,
+        gpu=True,
     )
 )
 
@@ -194,6 +197,7 @@ MAXIMUM_MATCHING = register(
         note="not centred, as defined. With n <= d or d' a span is everything, and all neurons match.",
         method=_maximum_matching,
         self_value=1.0,
+        gpu=True,
     )
 )
 
@@ -207,6 +211,7 @@ def hard_correlation_match(
     jackknife: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
+    device: Any = None,
 ) -> Similarity:
     """Mean correlation of neurons that are matched one to one as well as can be.
 
@@ -224,6 +229,7 @@ def hard_correlation_match(
     jackknife: groups of inputs, at least 2, each left out once for the standard error; 0 leaves it out.
     threads: default REPSIM_NUM_THREADS, else every CPU of the process.
     progress: called with (steps done, steps in all).
+    device: where to work, as for :func:`repsim.cka`; rows on a GPU stay there.
 
     Returns
     -------
@@ -237,8 +243,9 @@ def hard_correlation_match(
     Paper: Li, Yosinski, Clune, Lipson and Hopcroft (2016), "Convergent learning".
     """
     return HARD_CORRELATION_MATCH.evaluate(
-        x, y, {}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads, progress=progress
-    )
+        x, y, {}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads, progress=progress,
+        device=device,
+    )  # fmt: skip
 
 
 def soft_correlation_match(
@@ -251,6 +258,7 @@ def soft_correlation_match(
     jackknife: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
+    device: Any = None,
 ) -> Similarity:
     """Mean correlation of every neuron of x with the neuron of y that is most like it.
 
@@ -262,7 +270,7 @@ def soft_correlation_match(
     Parameters
     ----------
     symmetric: take the mean of soft_correlation_match(x, y) and soft_correlation_match(y, x).
-    x, y, permutations, seed, jackknife, threads, progress: as for :func:`repsim.hard_correlation_match`.
+    x, y, permutations, seed, jackknife, threads, progress, device: as for :func:`repsim.hard_correlation_match`.
 
     Returns
     -------
@@ -277,7 +285,7 @@ def soft_correlation_match(
     """
     return SOFT_CORRELATION_MATCH.evaluate(
         x, y, {"symmetric": symmetric}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads,
-        progress=progress,
+        progress=progress, device=device,
     )  # fmt: skip
 
 
@@ -291,6 +299,7 @@ def soft_matching(
     jackknife: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
+    device: Any = None,
 ) -> Distance:
     """How far the neurons of one centred representation must be moved to become those of the other.
 
@@ -305,7 +314,7 @@ def soft_matching(
     solver: "scipy", an assignment where one width is a multiple of the other and else a linear programme (a second for
         200 neurons, a minute for 600), or "pot", the network simplex of POT, which takes half a second for 1000 and
         comes with ``pip install "repsim-exact[transport]"``. Both are exact.
-    x, y, permutations, seed, jackknife, threads, progress: as for :func:`repsim.hard_correlation_match`.
+    x, y, permutations, seed, jackknife, threads, progress, device: as for :func:`repsim.hard_correlation_match`.
 
     Returns
     -------
@@ -325,7 +334,7 @@ def soft_matching(
     """
     return SOFT_MATCHING.evaluate(
         x, y, {"solver": solver}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads,
-        progress=progress,
+        progress=progress, device=device,
     )  # fmt: skip
 
 
@@ -339,6 +348,7 @@ def maximum_matching(
     jackknife: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
+    device: Any = None,
 ) -> Similarity:
     """The share of neurons in the largest two sets that explain each other linearly.
 
@@ -351,7 +361,7 @@ def maximum_matching(
     ----------
     epsilon: between 0 and 1, exclusive: how far, as a share of its own length, a neuron may be from the span of the
         neurons matched on the other side. Below about 1e-6 rounding decides.
-    x, y, permutations, seed, jackknife, threads, progress: as for :func:`repsim.hard_correlation_match`.
+    x, y, permutations, seed, jackknife, threads, progress, device: as for :func:`repsim.hard_correlation_match`.
 
     Returns
     -------
@@ -369,5 +379,5 @@ def maximum_matching(
     """
     return MAXIMUM_MATCHING.evaluate(
         x, y, {"epsilon": epsilon}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads,
-        progress=progress,
+        progress=progress, device=device,
     )  # fmt: skip

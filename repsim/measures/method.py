@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from ..arguments import Progress, thread_count, whole_number
-from ..arrays import Rows, SharedRows, as_rows, same_inputs
+from ..arrays import Rows, SharedRows, same_inputs
 from ..calibration import add_one_p, jackknife_error, sampled_null
-from ..reductions import Block
+from ..reductions import Block, rows_on, working_on
 from .similarity import Grid
 
 State = TypeVar("State")
@@ -101,6 +101,7 @@ def evaluate_grids(
     *,
     plan: Plan,
     threads: int,
+    function: str = "compare",
     products: int = PRODUCTS_BUDGET,
     progress: Progress | None = None,
     beside: Callable[[int, int], None] | None = None,
@@ -113,6 +114,7 @@ def evaluate_grids(
 
     Parameters
     ----------
+    function: who asks, for error messages.
     products: bytes of the products of features that the pairs of one block may have at once.
     beside: called once with every pair (i, j), while what was found of it is at hand.
     forget: what was found of a layer of ``xs`` is given up after its last pair.
@@ -165,19 +167,21 @@ def evaluate_grids(
 
     values, draws, without = empty(), empty(plan.permutations), empty(plan.jackknife)
     try:
-        one_pass(layers_x, layers_y, None, values, beside, forget and not plan.permutations)
-        for draw in range(plan.permutations):
-            here = {name: of[draw] for name, of in draws.items()}
-            one_pass(layers_x, layers_y, random.permutation(n), here, last=forget and draw == plan.permutations - 1)
+        with working_on([*layers_x, *layers_y], function=function):
+            one_pass(layers_x, layers_y, None, values, beside, forget and not plan.permutations)
+            for draw in range(plan.permutations):
+                here = {name: of[draw] for name, of in draws.items()}
+                one_pass(layers_x, layers_y, random.permutation(n), here, last=forget and draw == plan.permutations - 1)
     finally:
         _give_up(rows for rows, given in zip((*layers_x, *layers_y), (*xs, *ys), strict=True) if rows is not given)
     groups = np.array_split(random.permutation(n), plan.jackknife) if plan.jackknife else []
     for left_out, group in enumerate(groups):
-        kept = np.ones(n, bool)
-        kept[group] = False
-        left, right = ([replace(rows, values=rows.values[kept]) for rows in side] for side in (layers_x, layers_y))
+        kept = np.delete(np.arange(n), group)
+        with working_on([*layers_x, *layers_y], function=function):
+            left, right = ([SharedRows.of(rows.alone(kept)) for rows in side] for side in (layers_x, layers_y))
         try:
-            one_pass(left, right, None, {name: of[left_out] for name, of in without.items()})
+            with working_on([*left, *right], function=function):
+                one_pass(left, right, None, {name: of[left_out] for name, of in without.items()})
         finally:
             _give_up((*left, *right))
     return {
@@ -224,11 +228,12 @@ def evaluate_grid(
     kind: str,
     plan: Plan,
     threads: int,
+    function: str = "compare",
     progress: Progress | None = None,
 ) -> Grid:
     """One measure between every two layers: see :func:`evaluate_grids`."""
     asked = {"": Asked(method, options, kind)}
-    return evaluate_grids(asked, xs, ys, plan=plan, threads=threads, progress=progress)[""]
+    return evaluate_grids(asked, xs, ys, plan=plan, threads=threads, function=function, progress=progress)[""]
 
 
 def _grid(
@@ -268,6 +273,8 @@ def evaluate(
     jackknife: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
+    gpu: bool = False,
+    device: Any = None,
 ) -> Any:
     """A value with its null and its standard error.
 
@@ -275,6 +282,8 @@ def evaluate(
     ----------
     x, y: [n, d] and [n, d'] arrays, as for :func:`repsim.cka`.
     permutations, seed, jackknife: see :class:`Plan`.
+    gpu: whether the measure works where its rows lie, on a GPU too.
+    device: as for :func:`repsim.cka`, where ``gpu``.
 
     Raises
     ------
@@ -284,7 +293,7 @@ def evaluate(
     plan = Plan(permutations, seed, jackknife)
     plan.check(function=name)
     cpus = thread_count(threads, function=name)
-    rows_x, rows_y = as_rows(x, function=name, name="x"), as_rows(y, function=name, name="y")
+    rows_x, rows_y = (rows_on(one, device, function=name, name=which, gpu=gpu) for one, which in ((x, "x"), (y, "y")))
     same_inputs(rows_x, rows_y, function=name)
     n = len(rows_x)
     if n < method.least_rows:
@@ -293,6 +302,7 @@ def evaluate(
         raise ValueError(f"[{name}] expected y with {rows_x.depth} columns like x, got {rows_y.depth}")
     plan.check_groups(n, function=name)
     grid = evaluate_grid(
-        method, [rows_x], [rows_y], options=options, kind=kind, plan=plan, threads=cpus, progress=progress
-    )
+        method, [rows_x], [rows_y], options=options, kind=kind, plan=plan, threads=cpus, function=name,
+        progress=progress,
+    )  # fmt: skip
     return grid.at(0, 0, name)

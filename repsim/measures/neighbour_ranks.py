@@ -58,6 +58,8 @@ def lcs_knn(
     permutations: int = 200,
     seed: int = 0,
     threads: int | None = None,
+    memory: int | str | None = None,
+    device: Any = None,
 ) -> Similarity:
     """Mean length of the longest common subsequence of the two lists of k nearest neighbours, best first.
 
@@ -68,7 +70,7 @@ def lcs_knn(
 
     Parameters
     ----------
-    x, y, k, metric, seed, threads: as for :func:`mutual_knn`.
+    x, y, k, metric, seed, threads, memory, device: as for :func:`mutual_knn`.
     normalized: whether the length is divided by k.
     permutations: relabellings (at least 2) for the level of chance and the add-one p-value, O(n k) each.
 
@@ -85,7 +87,9 @@ def lcs_knn(
     Paper: Huh, Cheung, Wang and Isola (2024), "The Platonic representation hypothesis".
     """
     measure = _lcs(normalized)
-    return mean_of_pair(measure, x, y, k, metric, permutations, seed, threads, {"normalized": normalized})
+    return mean_of_pair(
+        measure, x, y, k, metric, permutations, seed, threads, memory, device, {"normalized": normalized}
+    )
 
 
 def lcs_knn_grid(
@@ -116,6 +120,8 @@ def edit_distance_knn(
     permutations: int = 200,
     seed: int = 0,
     threads: int | None = None,
+    memory: int | str | None = None,
+    device: Any = None,
 ) -> Similarity:
     """One less the mean Levenshtein distance of the two lists of k nearest neighbours, best first, over k.
 
@@ -127,7 +133,7 @@ def edit_distance_knn(
 
     Parameters
     ----------
-    x, y, k, metric, seed, threads: as for :func:`mutual_knn`.
+    x, y, k, metric, seed, threads, memory, device: as for :func:`mutual_knn`.
     permutations: relabellings (at least 2) for the level of chance and the add-one p-value; O(n k) each where few
         neighbours are shared, O(n k^2 / 64) at the most.
 
@@ -142,7 +148,7 @@ def edit_distance_knn(
 
     Paper: Huh, Cheung, Wang and Isola (2024), "The Platonic representation hypothesis".
     """
-    return mean_of_pair(EDIT_DISTANCE_KNN, x, y, k, metric, permutations, seed, threads)
+    return mean_of_pair(EDIT_DISTANCE_KNN, x, y, k, metric, permutations, seed, threads, memory, device)
 
 
 def edit_distance_knn_grid(
@@ -166,6 +172,8 @@ def rank_similarity(
     permutations: int = 200,
     seed: int = 0,
     threads: int | None = None,
+    memory: int | str | None = None,
+    device: Any = None,
 ) -> Similarity:
     """How alike the ranks of the shared nearest neighbours are, near ones counting more.
 
@@ -178,7 +186,7 @@ def rank_similarity(
 
     Parameters
     ----------
-    x, y, k, metric, seed, threads: as for :func:`mutual_knn`.
+    x, y, k, metric, seed, threads, memory, device: as for :func:`mutual_knn`.
     permutations: relabellings (at least 2) for the level of chance and the add-one p-value, O(n k) each.
 
     Returns
@@ -193,7 +201,7 @@ def rank_similarity(
 
     Paper: Wang, Rao, Zhang, Qin, Zhang and Wang (2020), "Towards understanding the instability of network embedding".
     """
-    return mean_of_pair(RANK_SIMILARITY, x, y, k, metric, permutations, seed, threads)
+    return mean_of_pair(RANK_SIMILARITY, x, y, k, metric, permutations, seed, threads, memory, device)
 
 
 def rank_similarity_grid(
@@ -217,6 +225,8 @@ def joint_rank_jaccard(
     permutations: int = 200,
     seed: int = 0,
     threads: int | None = None,
+    memory: int | str | None = None,
+    device: Any = None,
 ) -> Similarity:
     """Mean over inputs of the product of the terms of :func:`rank_similarity` and :func:`knn_jaccard`.
 
@@ -226,7 +236,7 @@ def joint_rank_jaccard(
 
     Parameters
     ----------
-    x, y, k, metric, seed, threads: as for :func:`mutual_knn`.
+    x, y, k, metric, seed, threads, memory, device: as for :func:`mutual_knn`.
     permutations: relabellings (at least 2) for the level of chance and the add-one p-value, O(n k) each.
 
     Returns
@@ -240,7 +250,7 @@ def joint_rank_jaccard(
 
     Paper: Wang, Rao, Zhang, Qin, Zhang and Wang (2020), "Towards understanding the instability of network embedding".
     """
-    return mean_of_pair(JOINT_RANK_JACCARD, x, y, k, metric, permutations, seed, threads)
+    return mean_of_pair(JOINT_RANK_JACCARD, x, y, k, metric, permutations, seed, threads, memory, device)
 
 
 def joint_rank_jaccard_grid(

@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import reductions
 from ..arguments import thread_count
-from ..arrays import Rows, as_rows, same_inputs
+from ..arrays import Rows, same_inputs
 from .list_means import every_pair, sampled_grid, standard_errors
 from .neighbours import (
     GRAM_METRICS,
@@ -50,6 +50,8 @@ def cknna(
     permutations: int = 200,
     seed: int = 0,
     threads: int | None = None,
+    memory: int | str | None = None,
+    device: Any = None,
 ) -> Similarity:
     """CKA of the Gram matrices restricted to mutual nearest neighbours, with the debiased HSIC.
 
@@ -66,6 +68,7 @@ def cknna(
     metric: "cosine" or "inner_product".
     permutations, seed: relabellings (at least 2) for the level of chance and the add-one p-value, O(n k) each.
     threads: as for :func:`repsim.cka`; the result does not depend on it.
+    memory, device: of the searches, as for :func:`nearest`; graphs that are given are not searched again.
 
     Returns
     -------
@@ -83,7 +86,7 @@ def cknna(
     """
     check_metric(metric, function="cknna", among=GRAM_METRICS)
     check_relabellings(permutations, seed, least=2, function="cknna")
-    gx, gy = graph_pair(x, y, k, metric, "cknna", threads)
+    gx, gy = graph_pair(x, y, k, metric, "cknna", threads, memory, device)
     return cknna_grid([gx], [gy], permutations=permutations, seed=seed, threads=threads).at(0, 0, "cknna")
 
 
@@ -131,6 +134,8 @@ def second_order_cosine(
     permutations: int = 200,
     seed: int = 0,
     threads: int | None = None,
+    memory: int | str | None = None,
+    device: Any = None,
 ) -> Similarity:
     """Mean cosine of the two vectors of cosine similarities of an input to the union of its nearest neighbours.
 
@@ -149,7 +154,7 @@ def second_order_cosine(
     k, metric: of the neighbours, where no graphs are given; the similarities are cosines under any metric.
     permutations: relabellings (at least 2) for the level of chance and the add-one p-value. Every one takes cosines to
         other rows: O(n k (d + d')) each.
-    seed, threads: as for :func:`mutual_knn`.
+    seed, threads, memory, device: as for :func:`mutual_knn`.
 
     Returns
     -------
@@ -171,12 +176,12 @@ def second_order_cosine(
         raise TypeError(
             f"[{function}] expected x and y as arrays, and graphs as graphs=(graph_x, graph_y), got a graph"
         )
-    rows = [as_rows(each, function=function, name=name) for each, name in ((x, "x"), (y, "y"))]
+    rows = [reductions.rows_on(each, device, function=function, name=name) for each, name in ((x, "x"), (y, "y"))]
     same_inputs(*rows, function=function)
     if graphs is None:
-        gx, gy = graph_pair(rows[0], rows[1], k, metric, function, threads)
+        gx, gy = graph_pair(rows[0], rows[1], k, metric, function, threads, memory)
     elif isinstance(graphs, tuple) and len(graphs) == 2 and all(isinstance(each, Neighbours) for each in graphs):
-        gx, gy = graphs
+        gx, gy = graphs[0].cpu(), graphs[1].cpu()
     else:
         raise TypeError(f"[{function}] expected graphs as two graphs of repsim.nearest, got {graphs!r}")
     grid = second_order_cosine_grid(
@@ -199,20 +204,22 @@ def second_order_cosine_grid(
     check_relabellings(permutations, seed, least=2, function=function)
     n, k = one_kind(xs, ys, function)
     cpus = thread_count(threads, function=function)
-    left, right = (
-        [_listed(*pair, function, cpus) for pair in zip(graphs, side, strict=True)]
-        for graphs, side in zip((xs, ys), rows, strict=True)
-    )
-    observed, relabelled = every_pair(
-        lambda i, j, names: reductions.second_order_sums(left[i], right[j], names, function=function, threads=cpus),
-        (len(xs), len(ys)),
-        n,
-        permutations,
-        seed,
-    )
-    errors = standard_errors(
-        lambda i, j: reductions.second_order_terms(left[i], right[j], function=function, threads=cpus), observed.shape
-    )
+    with reductions.working_on([*rows[0], *rows[1]], function=function):
+        left, right = (
+            [_listed(*pair, function, cpus) for pair in zip(graphs, side, strict=True)]
+            for graphs, side in zip((xs, ys), rows, strict=True)
+        )
+        observed, relabelled = every_pair(
+            lambda i, j, names: reductions.second_order_sums(left[i], right[j], names, function=function, threads=cpus),
+            (len(xs), len(ys)),
+            n,
+            permutations,
+            seed,
+        )
+        errors = standard_errors(
+            lambda i, j: reductions.second_order_terms(left[i], right[j], function=function, threads=cpus),
+            observed.shape,
+        )
     options = {"k": k, "metric": xs[0].metric}
     return sampled_grid(observed / n, relabelled / n, n, options, precision="float64", errors=errors)
 
@@ -224,8 +231,9 @@ def second_order_terms(
     function = "second_order_cosine"
     one_kind([x], [y], function)
     cpus = thread_count(threads, function=function)
-    left, right = (_listed(graph, side, function, cpus) for graph, side in zip((x, y), rows, strict=True))
-    return reductions.second_order_terms(left, right, function=function, threads=cpus)
+    with reductions.working_on(rows, function=function):
+        left, right = (_listed(graph, side, function, cpus) for graph, side in zip((x, y), rows, strict=True))
+        return reductions.second_order_terms(left, right, function=function, threads=cpus)
 
 
 def _listed(graph: Neighbours, rows: Rows, function: str, threads: int) -> reductions.ListedRows:

@@ -59,6 +59,8 @@ def mutual_knn(
     permutations: int = 0,
     seed: int = 0,
     threads: int | None = None,
+    memory: int | str | None = None,
+    device: Any = None,
 ) -> Similarity:
     """Mean share of the k nearest neighbours that an input has in both representations: mean_i |N_x(i) & N_y(i)| / k.
 
@@ -75,6 +77,7 @@ def mutual_knn(
         exact mean and sd, which is too small in the tail for few dimensions (about d < 10) or k <= 2.
     seed: of the relabellings, at least 0.
     threads: as for :func:`repsim.cka`; the result does not depend on it.
+    memory, device: of the searches, as for :func:`nearest`; graphs that are given are not searched again.
 
     Returns
     -------
@@ -89,7 +92,7 @@ def mutual_knn(
     Paper: Huh, Cheung, Wang and Isola (2024), "The Platonic representation hypothesis".
     """
     check_relabellings(permutations, seed, least=0, function="mutual_knn")
-    gx, gy = graph_pair(x, y, k, metric, "mutual_knn", threads)
+    gx, gy = graph_pair(x, y, k, metric, "mutual_knn", threads, memory, device)
     return mutual_knn_grid([gx], [gy], permutations=permutations, seed=seed, threads=threads).at(0, 0, "mutual_knn")
 
 
@@ -156,6 +159,8 @@ def knn_jaccard(
     permutations: int = 200,
     seed: int = 0,
     threads: int | None = None,
+    memory: int | str | None = None,
+    device: Any = None,
 ) -> Similarity:
     """Mean Jaccard similarity of the sets of k nearest neighbours: mean_i |N_x(i) & N_y(i)| / |N_x(i) | N_y(i)|.
 
@@ -165,7 +170,7 @@ def knn_jaccard(
 
     Parameters
     ----------
-    x, y, k, metric, seed, threads: as for :func:`mutual_knn`.
+    x, y, k, metric, seed, threads, memory, device: as for :func:`mutual_knn`.
     permutations: relabellings (at least 2) for the level of chance and the add-one p-value, O(n k) each.
 
     Returns
@@ -180,7 +185,7 @@ def knn_jaccard(
 
     Paper: Schumacher et al. (2021), "The effects of randomness on the stability of node embeddings".
     """
-    return mean_of_pair(KNN_JACCARD, x, y, k, metric, permutations, seed, threads)
+    return mean_of_pair(KNN_JACCARD, x, y, k, metric, permutations, seed, threads, memory, device)
 
 
 def knn_jaccard_grid(
@@ -204,6 +209,8 @@ def cycle_knn(
     permutations: int = 200,
     seed: int = 0,
     threads: int | None = None,
+    memory: int | str | None = None,
+    device: Any = None,
 ) -> Similarity:
     """Share of the inputs that find back to themselves over a neighbour in y and a neighbour of that in x.
 
@@ -216,7 +223,7 @@ def cycle_knn(
 
     Parameters
     ----------
-    x, y, k, metric, seed, threads: as for :func:`mutual_knn`.
+    x, y, k, metric, seed, threads, memory, device: as for :func:`mutual_knn`.
     permutations: relabellings (at least 2) for the level of chance and the add-one p-value, O(n k) each.
 
     Returns
@@ -231,7 +238,7 @@ def cycle_knn(
 
     Paper: Huh, Cheung, Wang and Isola (2024), "The Platonic representation hypothesis".
     """
-    return mean_of_pair(CYCLE_KNN, x, y, k, metric, permutations, seed, threads)
+    return mean_of_pair(CYCLE_KNN, x, y, k, metric, permutations, seed, threads, memory, device)
 
 
 def cycle_knn_grid(

@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import reductions
 from ..arguments import Progress, memory_budget, thread_count, whole_number
-from ..arrays import DeviceRows, Rows, as_rows, on_cpu, same_device, same_inputs
+from ..arrays import DeviceRows, Rows, on_cpu, same_device, same_inputs
 from .graph_file import read_graph, write_graph
 from .registry import Measure, invariant_to, register
 
@@ -37,7 +37,7 @@ def register_neighbours(
             paper=paper,
             invariances=invariant_to("orthogonal", "isotropic_scaling"),
             cost="time n^2 (d + d'), memory n k",
-            **{"symmetric": True, "self_value": 1.0, **account},
+            **{"symmetric": True, "self_value": 1.0, "gpu": True, **account},
         )
     )
 
@@ -230,11 +230,10 @@ def _graph(
     device: Any = None,
 ) -> Neighbours:
     check_metric(metric, function=function)
-    gpu = reductions.has_gpu_operations()
-    rows = reductions.rows_for(as_rows(x, function=function, name=name, gpu=gpu), device, function=function)
+    rows = reductions.rows_on(x, device, function=function, name=name)
     others = None
     if base is not None:
-        others = reductions.rows_for(as_rows(base, function=function, name="base", gpu=gpu), device, function=function)
+        others = reductions.rows_on(base, device, function=function, name="base")
         same_device(rows, others, function=function)
     _check_filter(filter, rows, function=function)
     if others is not None and others.depth != rows.depth:
@@ -320,19 +319,26 @@ def require_lists(graph: Neighbours, name: str, *, function: str) -> None:
 
 
 def graph_pair(
-    x: Any, y: Any, k: int, metric: str, function: str, threads: int | None
+    x: Any,
+    y: Any,
+    k: int,
+    metric: str,
+    function: str,
+    threads: int | None,
+    memory: int | str | None = None,
+    device: Any = None,
 ) -> tuple[Neighbours, Neighbours]:
-    """The graphs of two arrays of the same inputs; two graphs as they are."""
+    """The graphs of two arrays of the same inputs, with numpy arrays; two graphs as they are."""
     if isinstance(x, Neighbours) and isinstance(y, Neighbours):
         return x.cpu(), y.cpu()
     if isinstance(x, Neighbours) or isinstance(y, Neighbours):
         raise TypeError(
             f"[{function}] expected x and y both as arrays or both as graphs of repsim.nearest, got one of each"
         )
-    gpu = reductions.has_gpu_operations()
-    rows = [as_rows(each, function=function, name=name, gpu=gpu) for each, name in ((x, "x"), (y, "y"))]
+    rows = [reductions.rows_on(each, device, function=function, name=name) for each, name in ((x, "x"), (y, "y"))]
     same_inputs(*rows, function=function)
-    first, second = (_graph(each, k, metric, function, each.name, threads=threads).cpu() for each in rows)
+    how: dict[str, Any] = {"threads": threads, "memory": memory}
+    first, second = (_graph(each, k, metric, function, each.name, **how).cpu() for each in rows)
     return first, second
 
 

@@ -74,11 +74,14 @@ NEURON_MODULARITY_DIFFERENCE = register(
         "that Q is a lower bound. No relabelling of the inputs changes it.",
         method=difference_in(_neuron_modularity, "neuron_modularity_difference", least_rows=_LEAST_ROWS),
         self_value=0.0,
+        gpu=True,
     )
 )
 
 
-def neuron_modularity(x: Any, *, starts: int = 5, partition_seed: int = 0, threads: int | None = None) -> float:
+def neuron_modularity(
+    x: Any, *, starts: int = 5, partition_seed: int = 0, threads: int | None = None, device: Any = None
+) -> float:
     """The largest modularity found of the graph of neurons: how far they fall into groups that vary together.
 
     Example::
@@ -92,7 +95,7 @@ def neuron_modularity(x: Any, *, starts: int = 5, partition_seed: int = 0, threa
     starts: searches for communities, each in another order of the neurons; the best counts. One takes about a tenth of
         a second for 64 neurons, and a second for 256.
     partition_seed: start s takes the orders of seed ``partition_seed + s`` of networkx.
-    threads: as for :func:`repsim.cka`.
+    threads, device: as for :func:`repsim.cka`.
 
     Returns
     -------
@@ -109,7 +112,7 @@ def neuron_modularity(x: Any, *, starts: int = 5, partition_seed: int = 0, threa
         "Fast unfolding of communities in large networks", the method of Louvain.
     """
     options = {"starts": starts, "partition_seed": partition_seed}
-    return statistic_of(_neuron_modularity, "neuron_modularity", x, threads, **options)
+    return statistic_of(_neuron_modularity, "neuron_modularity", x, threads, device, **options)
 
 
 def neuron_modularity_difference(
@@ -123,6 +126,7 @@ def neuron_modularity_difference(
     jackknife: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
+    device: Any = None,
 ) -> Distance:
     """How far the modularities of the graphs of neurons are apart.
 
@@ -132,8 +136,8 @@ def neuron_modularity_difference(
 
     Parameters
     ----------
-    x, y, permutations, seed, jackknife, threads, progress: as for :func:`repsim.magnitude_difference`; at least 3
-        inputs.
+    x, y, permutations, seed, jackknife, threads, progress, device: as for :func:`repsim.magnitude_difference`; at least
+        3 inputs.
     starts, partition_seed: as for :func:`neuron_modularity`.
 
     Returns
@@ -150,5 +154,5 @@ def neuron_modularity_difference(
     """
     return NEURON_MODULARITY_DIFFERENCE.evaluate(
         x, y, {"starts": starts, "partition_seed": partition_seed}, permutations=permutations, seed=seed,
-        jackknife=jackknife, threads=threads, progress=progress,
+        jackknife=jackknife, threads=threads, progress=progress, device=device,
     )  # fmt: skip

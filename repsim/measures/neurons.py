@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from ..arguments import Progress, thread_count
-from ..arrays import Rows, as_rows, same_inputs
-from ..reductions import cross_products, own_products
+from ..arrays import Rows, same_inputs
+from ..reductions import cross_products, own_products, rows_on, working_on
 from .method import Method
 from .registry import Measure, invariant_to, register
 from .similarity import Similarity
@@ -116,6 +116,7 @@ MAXCORR = register(
         note="grows by chance with d' and falls with n: compare with permutations",
         method=lambda: _correlations("maxcorr"),
         self_value=1.0,
+        gpu=True,
     )
 )
 MINCORR = register(
@@ -141,6 +142,7 @@ LINREG = register(
         note="about sqrt(d' / n) by chance: many more inputs than columns of y are needed; sees no affine map of y",
         method=_regression,
         self_value=1.0,
+        gpu=True,
     )
 )
 
@@ -154,6 +156,7 @@ def maxcorr(
     jackknife: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
+    device: Any = None,
 ) -> Similarity:
     """Mean over the neurons of x of the largest absolute correlation with a neuron of y: mean_i max_j |rho(x_i, y_j)|.
 
@@ -167,7 +170,7 @@ def maxcorr(
     permutations: relabellings of the inputs of y for the level of chance, which grows with d', and p.
     seed: of the relabellings, and of the groups of the jackknife.
     jackknife: groups of inputs, each left out once for the standard error; 0 leaves it out.
-    threads, progress: as for :func:`repsim.cka`.
+    threads, progress, device: as for :func:`repsim.cka`.
 
     Returns
     -------
@@ -181,8 +184,9 @@ def maxcorr(
     models".
     """
     return MAXCORR.evaluate(
-        x, y, {}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads, progress=progress
-    )
+        x, y, {}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads, progress=progress,
+        device=device,
+    )  # fmt: skip
 
 
 def mincorr(
@@ -194,6 +198,7 @@ def mincorr(
     jackknife: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
+    device: Any = None,
 ) -> Similarity:
     """The same value as :func:`maxcorr`: the two differ in :func:`rank_neurons` over many models alone.
 
@@ -205,8 +210,9 @@ def mincorr(
     Parameters, returns, raises, formula and paper: as for :func:`maxcorr`.
     """
     return MINCORR.evaluate(
-        x, y, {}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads, progress=progress
-    )
+        x, y, {}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads, progress=progress,
+        device=device,
+    )  # fmt: skip
 
 
 def linreg(
@@ -218,6 +224,7 @@ def linreg(
     jackknife: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
+    device: Any = None,
 ) -> Similarity:
     """Mean over the neurons of x of their multiple correlation with all neurons of y, by least squares.
 
@@ -228,7 +235,7 @@ def linreg(
     Parameters
     ----------
     x, y: [n, d] and [n, d'] arrays, as for :func:`repsim.cka`; y of rank below n - 1.
-    permutations, seed, jackknife, threads, progress: as for :func:`maxcorr`.
+    permutations, seed, jackknife, threads, progress, device: as for :func:`maxcorr`.
 
     Returns
     -------
@@ -246,8 +253,9 @@ def linreg(
     Paper: as for :func:`maxcorr`.
     """
     return LINREG.evaluate(
-        x, y, {}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads, progress=progress
-    )
+        x, y, {}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads, progress=progress,
+        device=device,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,7 +275,12 @@ class NeuronRanking:
 
 
 def rank_neurons(
-    models: Mapping[str, Any], *, match: str = "correlation", over: str = "max", threads: int | None = None
+    models: Mapping[str, Any],
+    *,
+    match: str = "correlation",
+    over: str = "max",
+    threads: int | None = None,
+    device: Any = None,
 ) -> dict[str, NeuronRanking]:
     """Rank the neurons of every model by how well the other models of a pool have them too.
 
@@ -283,7 +296,7 @@ def rank_neurons(
         "regression", the multiple correlation with all of them (:func:`linreg`).
     over: "max", a neuron counts by the model that has it best (maxcorr), or "min", by the one that has it worst
         (mincorr).
-    threads: as for :func:`repsim.cka`.
+    threads, device: as for :func:`repsim.cka`.
 
     Raises
     ------
@@ -301,17 +314,21 @@ def rank_neurons(
     if len(models) < 2:
         raise ValueError(f"[{name}] expected at least two models, got {len(models)}")
     cpus = thread_count(threads, function=name)
-    pool: dict[str, Rows] = {key: as_rows(x, function=name, name=str(key)) for key, x in models.items()}
+    pool: dict[str, Rows] = {key: rows_on(x, device, function=name, name=str(key)) for key, x in models.items()}
     first = next(iter(pool.values()))
     for rows in pool.values():
         same_inputs(first, rows, function=name)
     if len(first) < _LEAST_ROWS:
         raise ValueError(f"[{name}] expected at least {_LEAST_ROWS} inputs, got {len(first)}")
-    sides = {key: _with_basis(rows, name, cpus) for key, rows in pool.items()}
     matches = _best_correlations if match == "correlation" else _multiple_correlations
+    with working_on(list(pool.values()), function=name):
+        sides = {key: _with_basis(rows, name, cpus) for key, rows in pool.items()}
+        matched = {
+            key: {other: matches(side, sides[other], name, cpus) for other in sides if other != key}
+            for key, side in sides.items()
+        }
     ranked = {}
-    for key, side in sides.items():
-        by_model = {other: matches(side, sides[other], name, cpus) for other in sides if other != key}
+    for key, by_model in matched.items():
         scores = getattr(np, over)(list(by_model.values()), axis=0)
         ranked[key] = NeuronRanking(np.argsort(-scores, kind="stable"), scores, by_model)
     return ranked

@@ -64,6 +64,7 @@ PLS = register(
         "and d' / n towards 1: look at the null",
         method=_pls,
         self_value=1.0,
+        gpu=True,
     )
 )
 
@@ -77,6 +78,7 @@ def pls(
     jackknife: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
+    device: Any = None,
 ) -> Similarity:
     """Partial least squares correlation: the singular values of the correlations of columns, normalised.
 
@@ -101,5 +103,6 @@ def pls(
     distribution imply representational similarity?", for their mean with d = d'.
     """
     return PLS.evaluate(
-        x, y, {}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads, progress=progress
-    )
+        x, y, {}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads, progress=progress,
+        device=device,
+    )  # fmt: skip

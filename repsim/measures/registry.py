@@ -42,6 +42,7 @@ class Measure:
     note: what its users must know, in a sentence.
     method: of representations, called with the measure's options.
     self_value: of x with itself; None where there is no such constant.
+    gpu: rows may lie on a GPU, or be brought there: what grows with their number is worked out there.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Measure:
     note: str = ""
     method: Callable[..., Method[Any]] | None = None
     self_value: float | None = None
+    gpu: bool = False
 
     def __post_init__(self) -> None:
         unknown = self.invariances - set(INVARIANCES)
@@ -85,7 +87,8 @@ class Measure:
         """The value with its null and standard error: see :func:`repsim.measures.method.evaluate`."""
         assert self.method is not None, "only measures of representations are evaluated here"
         method, width = self.method(**options), self.same_width
-        return evaluate(method, x, y, name=self.name, options=options, kind=self.kind, same_width=width, **how)
+        how |= {"name": self.name, "kind": self.kind, "same_width": width, "gpu": self.gpu}
+        return evaluate(method, x, y, options=options, **how)
 
 
 REGISTRY: dict[str, Measure] = {}

@@ -73,6 +73,7 @@ LINEAR_REGRESSION = register(
         "ridge_regression is out of sample",
         method=_linear_regression,
         self_value=1.0,
+        gpu=True,
     )
 )
 
@@ -86,6 +87,7 @@ def linear_regression(
     jackknife: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
+    device: Any = None,
 ) -> Similarity:
     """R^2 of the least squares regression of y on x with an intercept, over all columns of y together.
 
@@ -111,8 +113,9 @@ def linear_regression(
     Paper: Kornblith et al. (2019).
     """
     return LINEAR_REGRESSION.evaluate(
-        x, y, {}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads, progress=progress
-    )
+        x, y, {}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads, progress=progress,
+        device=device,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -272,6 +275,7 @@ RIDGE_REGRESSION = register(
         note="of y from x, out of sample: 0 is no better than the mean, below 0 is worse; the penalty is chosen within "
         "each training set",
         method=_ridge_regression,
+        gpu=True,
     )
 )
 
@@ -288,6 +292,7 @@ def ridge_regression(
     jackknife: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
+    device: Any = None,
 ) -> Similarity:
     """Cross-validated R^2 of the ridge regression of y on x with an intercept, over all columns of y together.
 
@@ -305,7 +310,7 @@ def ridge_regression(
         the other folds, each predicted from the rest of them. In units of the mean squared norm of the centred training
         rows, at least 1e-8: the penalty is lambda |X|_F^2 / n. With one lambda nothing is chosen, for K / 2 times less.
     fold_seed: of the folds, drawn at random, as equal in size as can be.
-    permutations, seed, jackknife, threads, progress: as for :func:`repsim.cca_mean`.
+    permutations, seed, jackknife, threads, progress, device: as for :func:`repsim.cca_mean`.
 
     Returns
     -------
@@ -322,5 +327,5 @@ def ridge_regression(
     """
     return RIDGE_REGRESSION.evaluate(
         x, y, {"folds": folds, "lambdas": as_lambdas(lambdas, function="ridge_regression"), "fold_seed": fold_seed},
-        permutations=permutations, seed=seed, jackknife=jackknife, threads=threads, progress=progress,
+        permutations=permutations, seed=seed, jackknife=jackknife, threads=threads, progress=progress, device=device,
     )  # fmt: skip

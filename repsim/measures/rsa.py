@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import reductions
 from ..arguments import Progress, memory_budget, require_memory, thread_count, whole_number
-from ..arrays import Rows, as_rows, same_inputs
+from ..arrays import Rows, same_inputs
 from ..reductions import DISSIMILARITIES, Dissimilarities, DistanceRanks, dissimilarities_of, dissimilarity_pairs
 from ..reductions.distance_ranks import HELD, held_bytes, rank_precision
 from .method import Method, evaluate
@@ -239,6 +239,7 @@ RSA = register(
         note="The correlation, cosine and mahalanobis RDMs have other invariances than the euclidean.",
         method=_rsa,
         self_value=1.0,
+        gpu=True,
     )
 )
 
@@ -257,6 +258,7 @@ def rsa(
     jackknife: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
+    device: Any = None,
 ) -> Similarity:
     """Correlation of the dissimilarities between all pairs of inputs in both representations.
 
@@ -293,7 +295,7 @@ def rsa(
         and ranks of float32 one more traversal.
     seed: of the sample, the relabellings, and the groups of the jackknife.
     jackknife: groups of inputs, each left out once for the standard error; 0 leaves it out.
-    threads: as for :func:`repsim.cka`.
+    threads, device: as for :func:`repsim.cka`; on a GPU, too, what is held is found and sorted by the host.
 
     Returns
     -------
@@ -312,27 +314,28 @@ def rsa(
     options: dict[str, Any] = {"comparison": comparison, "rdm": rdm}
     method = _rsa(**options, ranks=ranks, memory=memory)
     if sample is not None:
-        x, y = _sampled(x, y, sample, seed, threads)
+        x, y = _sampled(x, y, sample, seed, threads, device)
         options |= {"sample": sample, "sample_seed": seed}
     return evaluate(
         method, x, y, name="rsa", options=options, kind="similarity", permutations=permutations, seed=seed,
-        jackknife=jackknife, threads=threads, progress=progress,
+        jackknife=jackknife, threads=threads, progress=progress, gpu=RSA.gpu, device=device,
     )  # fmt: skip
 
 
-def _sampled(x: Any, y: Any, sample: int, seed: int, threads: int | None) -> tuple[Rows, Rows]:
+def _sampled(x: Any, y: Any, sample: int, seed: int, threads: int | None, device: Any) -> tuple[Rows, Rows]:
     """The same inputs of both sides, drawn without replacement, in their order."""
     whole_number(sample, "sample", function="rsa", least=3)
     whole_number(seed, "seed", function="rsa", least=0)
     cpus = thread_count(threads, function="rsa")
-    left, right = as_rows(x, function="rsa", name="x"), as_rows(y, function="rsa", name="y")
+    left, right = (reductions.rows_on(one, device, function="rsa", name=name) for one, name in ((x, "x"), (y, "y")))
     n = same_inputs(left, right, function="rsa")
     if sample > n:
         raise ValueError(f"[rsa] expected sample of at most the {n} inputs, got {sample}")
-    for rows in (left, right):  # by the number of the row among all, which the sample would not tell
-        reductions.column_sums(rows, function="rsa", threads=cpus)
     chosen = np.sort(np.random.default_rng([seed, n]).choice(n, sample, replace=False))
-    return replace(left, values=left.values[chosen]), replace(right, values=right.values[chosen])
+    with reductions.working_on([left, right], function="rsa"):
+        for rows in (left, right):  # by the number of the row among all, which the sample would not tell
+            reductions.column_sums(rows, function="rsa", threads=cpus)
+        return left.alone(chosen), right.alone(chosen)
 
 
 def _rsm_norm_difference(rsm: str = "euclidean") -> Method[Dissimilarities]:
@@ -363,6 +366,7 @@ RSM_NORM_DIFFERENCE = register(
         note="The Frobenius norm of the definition; the resi benchmark takes the spectral norm. It grows with n.",
         method=_rsm_norm_difference,
         self_value=0.0,
+        gpu=True,
     )
 )
 
@@ -377,6 +381,7 @@ def rsm_norm_difference(
     jackknife: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
+    device: Any = None,
 ) -> Distance:
     """Frobenius norm of the difference of the two matrices of distances between inputs.
 
@@ -387,7 +392,7 @@ def rsm_norm_difference(
 
     Parameters
     ----------
-    x, y, permutations, seed, jackknife, threads: as for :func:`rsa`; at least 2 inputs.
+    x, y, permutations, seed, jackknife, threads, device: as for :func:`rsa`; at least 2 inputs.
     rsm: the kinds of ``rdm`` of :func:`rsa`. The matrices of similarities 1 - D have the same difference.
 
     Returns
@@ -403,5 +408,5 @@ def rsm_norm_difference(
     """
     return RSM_NORM_DIFFERENCE.evaluate(
         x, y, {"rsm": rsm}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads,
-        progress=progress,
+        progress=progress, device=device,
     )  # fmt: skip

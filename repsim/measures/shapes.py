@@ -70,6 +70,7 @@ PROCRUSTES = register(
         "square. Below about 1e-7 of the norms it is rounding.",
         method=_procrustes,
         self_value=0.0,
+        gpu=True,
     )
 )
 
@@ -93,6 +94,7 @@ ANGULAR_PROCRUSTES = register(
         note="in radians; its cosine is bures. Below about 1e-7 it is rounding.",
         method=_angular_procrustes,
         self_value=0.0,
+        gpu=True,
     )
 )
 
@@ -114,6 +116,7 @@ PERMUTATION_PROCRUSTES = register(
         "and soft_matching keeps it.",
         method=_permutation_procrustes,
         self_value=0.0,
+        gpu=True,
     )
 )
 
@@ -135,6 +138,7 @@ PARTIAL_WHITENING = register(
         "representations with d, d' >= n - 1 are at 0.",
         method=_partial_whitening,
         self_value=0.0,
+        gpu=True,
     )
 )
 
@@ -155,6 +159,7 @@ ALIGNED_COSINE = register(
         note="not centred: far from the origin all rows point the same way, and the value nears 1.",
         method=_aligned_cosine,
         self_value=1.0,
+        gpu=True,
     )
 )
 
@@ -169,6 +174,7 @@ def procrustes(
     jackknife: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
+    device: Any = None,
 ) -> Distance:
     """How far two centred shapes are apart when one is turned and reflected onto the other: min over Q of |X Q - Y|_F.
 
@@ -188,6 +194,7 @@ def procrustes(
     jackknife: groups of inputs, at least 2, each left out once for the standard error; 0 leaves it out.
     threads: default REPSIM_NUM_THREADS, else every CPU of the process.
     progress: called with (steps done, steps in all).
+    device: where to work, as for :func:`repsim.cka`; rows on a GPU stay there.
 
     Returns
     -------
@@ -204,7 +211,7 @@ def procrustes(
     """
     return PROCRUSTES.evaluate(
         x, y, {"unit_norm": unit_norm}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads,
-        progress=progress,
+        progress=progress, device=device,
     )  # fmt: skip
 
 
@@ -217,6 +224,7 @@ def angular_procrustes(
     jackknife: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
+    device: Any = None,
 ) -> Distance:
     """The angle between two centred shapes when one is turned and reflected onto the other, in radians.
 
@@ -238,8 +246,9 @@ def angular_procrustes(
     Paper: Williams, Kunz, Kornblith and Linderman (2021), "Generalized shape metrics on neural representations".
     """
     return ANGULAR_PROCRUSTES.evaluate(
-        x, y, {}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads, progress=progress
-    )
+        x, y, {}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads, progress=progress,
+        device=device,
+    )  # fmt: skip
 
 
 def permutation_procrustes(
@@ -252,6 +261,7 @@ def permutation_procrustes(
     jackknife: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
+    device: Any = None,
 ) -> Distance:
     """How far two centred representations are apart when the neurons of one are reordered: min over P of |X P - Y|_F.
 
@@ -277,7 +287,7 @@ def permutation_procrustes(
     """
     return PERMUTATION_PROCRUSTES.evaluate(
         x, y, {"unit_norm": unit_norm}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads,
-        progress=progress,
+        progress=progress, device=device,
     )  # fmt: skip
 
 
@@ -291,6 +301,7 @@ def partial_whitening(
     jackknife: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
+    device: Any = None,
 ) -> Distance:
     """The angle between two centred shapes, each whitened to a part, when one is turned onto the other, in radians.
 
@@ -305,7 +316,7 @@ def partial_whitening(
     ----------
     alpha: from 0 (whitened) to 1 (as it is). Singular values s of X become alpha s + 1 - alpha; those of X, not of a
         covariance, so that between 0 and 1 the value depends on the scale and the number of the inputs.
-    x, y, permutations, seed, jackknife, threads, progress: as for :func:`repsim.procrustes`.
+    x, y, permutations, seed, jackknife, threads, progress, device: as for :func:`repsim.procrustes`.
 
     Returns
     -------
@@ -321,7 +332,7 @@ def partial_whitening(
     """
     return PARTIAL_WHITENING.evaluate(
         x, y, {"alpha": alpha}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads,
-        progress=progress,
+        progress=progress, device=device,
     )  # fmt: skip
 
 
@@ -334,6 +345,7 @@ def aligned_cosine(
     jackknife: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
+    device: Any = None,
 ) -> Similarity:
     """Mean cosine of the two representations of an input, after the orthogonal map that brings X nearest to Y.
 
@@ -357,5 +369,6 @@ def aligned_cosine(
         change"; Klabunde et al. (2025), "Similarity of neural network models", for representations.
     """
     return ALIGNED_COSINE.evaluate(
-        x, y, {}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads, progress=progress
-    )
+        x, y, {}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads, progress=progress,
+        device=device,
+    )  # fmt: skip

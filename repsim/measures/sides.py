@@ -8,7 +8,17 @@ from typing import TypeVar
 import numpy as np
 
 from ..arrays import Rows, found_once
-from ..reductions import Axes, column_sums, cross_products, own_axes, own_products, principal_axes, rounding
+from ..reductions import (
+    Axes,
+    column_sums,
+    cross_products,
+    own_axes,
+    own_products,
+    placed,
+    principal_axes,
+    rounding,
+    upper_factor,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +73,10 @@ def narrowed(rows: Rows, *, function: str, threads: int, centred: bool = True) -
     if rows.depth <= len(rows):
         return rows
     sums = column_sums(rows, function=function, threads=threads)
-    values = rows.wide(slice(None))
+    values = rows.wide_there(slice(None))
     if centred:
-        values -= sums / len(rows)
-    turned = np.asarray(np.linalg.qr(values.T, mode="r")).T
-    return type(rows)(np.ascontiguousarray(turned), "float64", rows.name)
+        values -= placed(rows, sums / len(rows))
+    return rows.beside(upper_factor(values.T).T)
 
 
 def cross(x: Side, y: Side, *, function: str, threads: int) -> np.ndarray:

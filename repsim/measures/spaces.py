@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -14,8 +15,10 @@ from ..reductions import (
     cross_products,
     equal_rows,
     inverse,
+    on_host,
     own_axes,
     own_products,
+    placed,
     principal_axes,
     robust_centre,
     rounding,
@@ -95,8 +98,8 @@ def space(
         loadings = xx @ kept
     elif loaded:
         middle = robust_centre(rows, function=function, threads=threads).middle
-        basis = used.values @ kept
-        loadings = np.concatenate([part.T @ basis for part in _centred_columns(rows, middle)])
+        basis = placed(rows, used.wide(slice(None)) @ kept)
+        loadings = np.concatenate([on_host(part.T @ basis) for part in _centred_columns(rows, middle)])
     return Space(used, kept, loadings)
 
 
@@ -113,13 +116,13 @@ def narrowed(rows: Rows, *, standardised: bool = False, function: str, threads: 
     """
     n = len(rows)
     middle = robust_centre(rows, function=function, threads=threads).middle
-    gram = np.zeros((n, n))
+    gram = placed(rows, np.zeros((n, n)))
     for part in _centred_columns(rows, middle):
         if standardised:
-            part = part * inverse(np.sqrt((part * part).sum(axis=0)))
+            part = part * placed(rows, inverse(_lengths(part)))
         gram += part @ part.T
-    found = principal_axes(gram, rounding(n, n))
-    return type(rows)(np.ascontiguousarray(found.vectors * found.lengths), "float64", rows.name)
+    found = principal_axes(on_host(gram), rounding(n, n))
+    return rows.beside(found.vectors * found.lengths)
 
 
 def column_lengths(rows: Rows, *, function: str, threads: int) -> np.ndarray:
@@ -132,15 +135,23 @@ def column_lengths(rows: Rows, *, function: str, threads: int) -> np.ndarray:
     if rows.depth < len(rows):
         return np.sqrt(np.diagonal(own_products(rows, function=function, threads=threads).xy))
     middle = robust_centre(rows, function=function, threads=threads).middle
-    return np.concatenate([np.sqrt((part * part).sum(axis=0)) for part in _centred_columns(rows, middle)])
+    return np.concatenate([_lengths(part) for part in _centred_columns(rows, middle)])
 
 
-def _centred_columns(rows: Rows, middle: np.ndarray) -> Iterator[np.ndarray]:
-    """All rows, some columns at a time, in float64 and about their means; constant columns are exactly zero."""
+def _lengths(columns: Any) -> np.ndarray:
+    return np.asarray(np.sqrt(on_host((columns * columns).sum(axis=0))))
+
+
+def _centred_columns(rows: Rows, middle: np.ndarray) -> Iterator[Any]:
+    """All rows, some columns at a time, in float64 and about their means; constant columns are exactly zero.
+
+    They lie where the rows do.
+    """
     step = max(1, _PART // len(rows))
     for start in range(0, rows.depth, step):
         columns = slice(start, start + step)
-        part = rows.wide(slice(None), columns) - middle[columns]
+        part = rows.wide_there(slice(None), columns)
+        part -= placed(rows, middle[columns])
         yield part - part.mean(axis=0)
 
 

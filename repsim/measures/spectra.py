@@ -129,6 +129,7 @@ EIGENSPACE_OVERLAP = register(
         "depend on each other.",
         method=_eigenspace_overlap,
         self_value=1.0,
+        gpu=True,
     )
 )
 
@@ -150,6 +151,7 @@ GULP = register(
         note="both libraries return the square, ReSi with a ridge of 0 unless told.",
         method=_gulp,
         self_value=0.0,
+        gpu=True,
     )
 )
 
@@ -169,6 +171,7 @@ BURES = register(
         note="the cosine of angular_procrustes; grows towards 1 with d / n whatever the data, as biased CKA does.",
         method=_bures,
         self_value=1.0,
+        gpu=True,
     )
 )
 
@@ -189,6 +192,7 @@ RIEMANNIAN = register(
         note="regularised: without a ridge the Gram matrices are singular for d < n and the distance is infinite.",
         method=_riemannian,
         self_value=0.0,
+        gpu=True,
     )
 )
 
@@ -202,6 +206,7 @@ def eigenspace_overlap(
     jackknife: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
+    device: Any = None,
 ) -> Similarity:
     """How much the spans of the columns of two representations overlap: |U'V|_F^2 / max(d, d').
 
@@ -218,6 +223,7 @@ def eigenspace_overlap(
     jackknife: groups of inputs, at least 2, each left out once for the standard error; 0 leaves it out.
     threads: default REPSIM_NUM_THREADS, else every CPU of the process.
     progress: called with (steps done, steps in all).
+    device: where to work, as for :func:`repsim.cka`; rows on a GPU stay there.
 
     Returns
     -------
@@ -232,8 +238,9 @@ def eigenspace_overlap(
     Paper: May, Zhang, Dao and Re (2019), "On the downstream performance of compressed word embeddings".
     """
     return EIGENSPACE_OVERLAP.evaluate(
-        x, y, {}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads, progress=progress
-    )
+        x, y, {}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads, progress=progress,
+        device=device,
+    )  # fmt: skip
 
 
 def gulp(
@@ -246,6 +253,7 @@ def gulp(
     jackknife: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
+    device: Any = None,
 ) -> Distance:
     """How differently ridge regressions on two representations can predict, at most, over all targets.
 
@@ -258,7 +266,8 @@ def gulp(
     ----------
     ridge: the lambda of the paper, of representations that are centred and scaled so that their variances sum to 1. At
         0 it is sqrt(d + d' - 2 sum of squared canonical correlations), invariant to affine maps.
-    x, y, permutations, seed, jackknife, threads, progress: as for :func:`repsim.eigenspace_overlap`; n may be below d.
+    x, y, permutations, seed, jackknife, threads, progress, device: as for :func:`repsim.eigenspace_overlap`; n may be
+        below d.
 
     Returns
     -------
@@ -276,7 +285,7 @@ def gulp(
     """
     return GULP.evaluate(
         x, y, {"ridge": ridge}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads,
-        progress=progress,
+        progress=progress, device=device,
     )  # fmt: skip
 
 
@@ -289,6 +298,7 @@ def bures(
     jackknife: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
+    device: Any = None,
 ) -> Similarity:
     """Normalised Bures similarity of two centred Gram matrices: the root of their fidelity.
 
@@ -312,8 +322,9 @@ def bures(
         Larsen and Williams (2024), "Duality of Bures and shape distances".
     """
     return BURES.evaluate(
-        x, y, {}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads, progress=progress
-    )
+        x, y, {}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads, progress=progress,
+        device=device,
+    )  # fmt: skip
 
 
 def riemannian(
@@ -326,6 +337,7 @@ def riemannian(
     jackknife: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
+    device: Any = None,
 ) -> Distance:
     """The geodesic distance of two regularised Gram matrices on the manifold of positive definite matrices.
 
@@ -338,8 +350,8 @@ def riemannian(
     ----------
     ridge: above 0, added to every eigenvalue of the Gram matrix XX' / |X|^2, whose eigenvalues sum to 1. Directions
         with a smaller share of the variance hardly count.
-    x, y, permutations, seed, jackknife, threads, progress: as for :func:`repsim.eigenspace_overlap`; x and y are
-        centred, and n may be below d.
+    x, y, permutations, seed, jackknife, threads, progress, device: as for :func:`repsim.eigenspace_overlap`; x and y
+        are centred, and n may be below d.
 
     Returns
     -------
@@ -357,5 +369,5 @@ def riemannian(
     """
     return RIEMANNIAN.evaluate(
         x, y, {"ridge": ridge}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads,
-        progress=progress,
+        progress=progress, device=device,
     )  # fmt: skip

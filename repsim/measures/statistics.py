@@ -10,8 +10,17 @@ from typing import Any
 import numpy as np
 
 from ..arguments import Progress, positive_number, thread_count
-from ..arrays import Rows, as_rows
-from ..reductions import column_sums, directions, dissimilarities_of, dissimilarity_pairs
+from ..arrays import Rows
+from ..reductions import (
+    column_sums,
+    directions,
+    dissimilarities_of,
+    dissimilarity_pairs,
+    exponential,
+    placed,
+    rows_on,
+    working_on,
+)
 from .method import Method
 from .registry import Measure, invariant_to, register
 from .similarity import Distance
@@ -20,10 +29,13 @@ from .similarity import Distance
 CENTRED = 1e-12
 
 
-def statistic_of(statistic: Callable[..., float], function: str, x: Any, threads: int | None, **options: Any) -> float:
+def statistic_of(
+    statistic: Callable[..., float], function: str, x: Any, threads: int | None, device: Any, **options: Any
+) -> float:
     """A statistic of what a caller gave as x."""
-    rows, cpus = as_rows(x, function=function, name="x"), thread_count(threads, function=function)
-    return statistic(rows, function=function, threads=cpus, **options)
+    rows, cpus = rows_on(x, device, function=function, name="x"), thread_count(threads, function=function)
+    with working_on([rows], function=function):
+        return statistic(rows, function=function, threads=cpus, **options)
 
 
 def difference_in(
@@ -61,8 +73,9 @@ def _magnitude(rows: Rows, *, function: str, threads: int) -> float:
     return _mean_row(rows, function, threads)[1]
 
 
-def unit_block(rows: Rows, start: int, stop: int, function: str) -> np.ndarray:
-    found, fine = directions(rows.wide(slice(start, stop)))
+def unit_block(rows: Rows, start: int, stop: int, function: str) -> Any:
+    """Rows over their lengths, where they lie."""
+    found, fine = directions(rows.wide_there(slice(start, stop)))
     if not fine.all():
         raise ValueError(f"[{function}] expected {rows.name} with non-zero rows, got row {start + int(fine.argmin())}")
     return found
@@ -72,8 +85,8 @@ def _concentricity(rows: Rows, *, function: str, threads: int) -> float:
     direction, length = _mean_row(rows, function, threads)
     cosines, largest = [], 0.0
     for start, stop in rows.sweep():
-        cosines.append(float((unit_block(rows, start, stop, function) * direction).sum()))
-        largest = max(largest, float(np.abs(rows.wide(slice(start, stop))).max()))
+        cosines.append(float((unit_block(rows, start, stop, function) * placed(rows, direction)).sum()))
+        largest = max(largest, float(abs(rows.wide_there(slice(start, stop))).max()))
     if not length > CENTRED * largest:
         raise ValueError(
             f"[{function}] expected {rows.name} whose mean has a direction, got a mean of length {length:.3g} with "
@@ -98,31 +111,37 @@ def _uniformity(
         if top > largest:
             total, largest = total * math.exp(largest - top), top
         exponents -= largest
-        total += float(np.exp(exponents, out=exponents).sum())
+        total += float(exponential(exponents).sum())
     log_sum = largest + math.log(total)  # over i < j
     if include_self:
         return float(np.logaddexp(math.log(2) + log_sum, math.log(n))) - 2 * math.log(n)
     return log_sum - math.log(n * (n - 1) / 2)
 
 
-def magnitude(x: Any, *, threads: int | None = None) -> float:
-    """Length of the mean row: |mean_i x_i|. ``x`` [n, d] as for :func:`repsim.cka`."""
-    return statistic_of(_magnitude, "magnitude", x, threads)
+def magnitude(x: Any, *, threads: int | None = None, device: Any = None) -> float:
+    """Length of the mean row: |mean_i x_i|. ``x`` [n, d] and ``device`` as for :func:`repsim.cka`."""
+    return statistic_of(_magnitude, "magnitude", x, threads, device)
 
 
-def concentricity(x: Any, *, threads: int | None = None) -> float:
+def concentricity(x: Any, *, threads: int | None = None, device: Any = None) -> float:
     """Mean cosine between the rows and their mean, from -1 to 1. ``x`` [n, d] as for :func:`repsim.cka`, without zero
     rows and with a mean that is not 0 up to rounding; see :func:`concentricity_difference`."""
-    return statistic_of(_concentricity, "concentricity", x, threads)
+    return statistic_of(_concentricity, "concentricity", x, threads, device)
 
 
 def uniformity(
-    x: Any, *, t: float = 2.0, unit_rows: bool = True, include_self: bool = False, threads: int | None = None
+    x: Any,
+    *,
+    t: float = 2.0,
+    unit_rows: bool = True,
+    include_self: bool = False,
+    threads: int | None = None,
+    device: Any = None,
 ) -> float:
     """log mean exp(-t |x_i - x_j|^2) over the pairs of inputs, at most 0. ``x`` [n, d] as for :func:`repsim.cka`, n at
     least 2; the options are those of :func:`uniformity_difference`."""
     options: dict[str, Any] = {"t": t, "unit_rows": unit_rows, "include_self": include_self}
-    return statistic_of(_uniformity, "uniformity", x, threads, **options)
+    return statistic_of(_uniformity, "uniformity", x, threads, device, **options)
 
 
 MAGNITUDE_DIFFERENCE = register(
@@ -142,6 +161,7 @@ MAGNITUDE_DIFFERENCE = register(
         note="Of the mean row, not the mean length of the rows. No relabelling of the inputs changes it.",
         method=difference_in(_magnitude, "magnitude_difference"),
         self_value=0.0,
+        gpu=True,
     )
 )
 CONCENTRICITY_DIFFERENCE = register(
@@ -161,6 +181,7 @@ CONCENTRICITY_DIFFERENCE = register(
         note="It has no meaning for rows that were centred. No relabelling of the inputs changes it.",
         method=difference_in(_concentricity, "concentricity_difference"),
         self_value=0.0,
+        gpu=True,
     )
 )
 UNIFORMITY_DIFFERENCE = register(
@@ -180,6 +201,7 @@ UNIFORMITY_DIFFERENCE = register(
         note="resi takes rows as they are and counts every row beside itself, which holds u at -log n for long rows.",
         method=difference_in(_uniformity, "uniformity_difference", least_rows=2),
         self_value=0.0,
+        gpu=True,
     )
 )
 
@@ -193,6 +215,7 @@ def magnitude_difference(
     jackknife: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
+    device: Any = None,
 ) -> Distance:
     """How far the lengths of the mean rows are apart: | |mean_i x_i| - |mean_i y_i| |.
 
@@ -208,7 +231,7 @@ def magnitude_difference(
         the value itself, and p is 1.
     seed: of the groups of the jackknife.
     jackknife: groups of inputs, each left out once for the standard error; 0 leaves it out.
-    threads: as for :func:`repsim.cka`.
+    threads, device: as for :func:`repsim.cka`.
 
     Returns
     -------
@@ -222,8 +245,9 @@ def magnitude_difference(
         network models: a survey of functional and representational measures".
     """
     return MAGNITUDE_DIFFERENCE.evaluate(
-        x, y, {}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads, progress=progress
-    )
+        x, y, {}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads, progress=progress,
+        device=device,
+    )  # fmt: skip
 
 
 def concentricity_difference(
@@ -235,6 +259,7 @@ def concentricity_difference(
     jackknife: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
+    device: Any = None,
 ) -> Distance:
     """How far the mean cosines between the rows and their mean are apart.
 
@@ -244,7 +269,7 @@ def concentricity_difference(
 
     Parameters
     ----------
-    x, y, permutations, seed, jackknife, threads: as for :func:`magnitude_difference`.
+    x, y, permutations, seed, jackknife, threads, device: as for :func:`magnitude_difference`.
 
     Returns
     -------
@@ -258,8 +283,9 @@ def concentricity_difference(
     Paper: as of :func:`magnitude_difference`.
     """
     return CONCENTRICITY_DIFFERENCE.evaluate(
-        x, y, {}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads, progress=progress
-    )
+        x, y, {}, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads, progress=progress,
+        device=device,
+    )  # fmt: skip
 
 
 def uniformity_difference(
@@ -274,6 +300,7 @@ def uniformity_difference(
     jackknife: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
+    device: Any = None,
 ) -> Distance:
     """How far the uniformities are apart, each the log of the mean Gaussian potential between its inputs.
 
@@ -284,7 +311,7 @@ def uniformity_difference(
 
     Parameters
     ----------
-    x, y, permutations, seed, jackknife, threads: as for :func:`magnitude_difference`; at least 2 inputs.
+    x, y, permutations, seed, jackknife, threads, device: as for :func:`magnitude_difference`; at least 2 inputs.
     t: rate of the potential exp(-t |x_i - x_j|^2), above 0; in units of 1 / |x|^2 without ``unit_rows``.
     unit_rows: over their lengths first, as the paper has them; False takes the rows as they are.
     include_self: the mean over all n^2 pairs, every input beside itself among them, in the place of the pairs i < j.
@@ -303,5 +330,6 @@ def uniformity_difference(
     """
     options = {"t": t, "unit_rows": unit_rows, "include_self": include_self}
     return UNIFORMITY_DIFFERENCE.evaluate(
-        x, y, options, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads, progress=progress
-    )
+        x, y, options, permutations=permutations, seed=seed, jackknife=jackknife, threads=threads, progress=progress,
+        device=device,
+    )  # fmt: skip

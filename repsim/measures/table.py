@@ -10,8 +10,21 @@ from typing import Any
 
 from .registry import INVARIANCES, Measure
 
-_COLUMNS = ("measure", "family", "kind", "range", "symmetric", "metric", "invariant to", "cost")
-_PLAIN = ("name", "family", "kind", "low", "high", "symmetric", "metric", "takes", "same_width", "formula", "cost")
+_COLUMNS = ("measure", "family", "kind", "range", "symmetric", "metric", "invariant to", "GPU", "cost")
+_PLAIN = (
+    "name",
+    "family",
+    "kind",
+    "low",
+    "high",
+    "symmetric",
+    "metric",
+    "takes",
+    "same_width",
+    "gpu",
+    "formula",
+    "cost",
+)
 
 
 @dataclass(frozen=True)
@@ -86,6 +99,7 @@ def _cells(one: Measure) -> tuple[str, ...]:
         "yes" if one.symmetric else "no",
         "yes" if one.metric else "no",
         ", ".join(_most_general(one)).replace("_", " ") or "nothing",
+        "yes" if one.gpu else "no",
         one.cost,
     )
 

@@ -1,9 +1,9 @@
 """Sums over all pairs of inputs and nearest neighbours, streamed: the only room that calls the native core."""
 
+from .arithmetic import add_rows_to, exponential, lengths, upper_factor
 from .axes import RELIABLE, Axes, inverse, principal_axes, rounding
 from .centre import column_sums, equal_rows, finite_block, robust_centre, squared_norms
-from .device import PRECISIONS, has_gpu_operations, working_on
-from .device_streams import rows_for
+from .device import PRECISIONS, device_of, has_gpu_operations, on_host, placed, rows_on, working_on
 from .dissimilarities import KINDS as DISSIMILARITIES
 from .dissimilarities import Dissimilarities, directions, dissimilarities_of, dissimilarity_pairs, dissimilarity_tiles
 from .distance_ranks import DistanceRanks, distance_ranks, rank_correlation
@@ -44,14 +44,17 @@ __all__ = [
     "ThirdMoments",
     "WeightedLists",
     "about",
+    "add_rows_to",
     "column_sums",
     "cross_products",
+    "device_of",
     "directions",
     "dissimilarities_of",
     "dissimilarity_pairs",
     "dissimilarity_tiles",
     "distance_ranks",
     "equal_rows",
+    "exponential",
     "feature_row_terms",
     "feature_sums",
     "finite_block",
@@ -62,23 +65,27 @@ __all__ = [
     "has_gpu_operations",
     "inverse",
     "kernel_sums",
+    "lengths",
     "less_in_feature_space",
     "list_sums",
     "list_terms",
     "masked_hsic",
     "median_distance",
     "nearest",
+    "on_host",
     "own_axes",
     "own_products",
+    "placed",
     "pooled",
     "principal_axes",
     "rank_correlation",
     "robust_centre",
     "rounding",
-    "rows_for",
+    "rows_on",
     "second_order_sums",
     "second_order_terms",
     "squared_norms",
     "third_moments",
+    "upper_factor",
     "working_on",
 ]

@@ -105,8 +105,8 @@ def squared_norms(rows: Rows, shift: np.ndarray | None, *, function: str, thread
 
 def _underflow(rows: Rows, shift: np.ndarray | None) -> bool:
     """Whether rows whose squared norms are all zero are not."""
-    middle = 0.0 if shift is None else shift
-    return any(bool((rows.wide(slice(start, stop)) != middle).any()) for start, stop in rows.sweep())
+    middle = 0.0 if shift is None else device.placed(rows, shift)
+    return any(bool((rows.wide_there(slice(start, stop)) != middle).any()) for start, stop in rows.sweep())
 
 
 @dataclass(frozen=True)

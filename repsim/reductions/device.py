@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import _core
-from ..arrays import DeviceRows, Rows
+from ..arrays import DeviceRows, Rows, as_rows
 from . import hopper
 from .device_grid import Span, TileAt, tiles_of
-from .device_streams import streaming
+from .device_streams import rows_for, streaming
 
 if TYPE_CHECKING:
     import torch
@@ -50,6 +50,28 @@ def tensor_of(rows: Rows) -> torch.Tensor:
 def native(rows: Rows) -> Any:
     """Where the operations on such rows are: ``repsim._core``, or this module, which has the same names."""
     return sys.modules[__name__] if isinstance(rows, DeviceRows) else _core
+
+
+def rows_on(x: Any, device: Any, *, function: str, name: str, gpu: bool = True) -> Rows:
+    """What a caller gave as rows, for a device; ``gpu``: whether who asks works where rows lie, on a GPU too.
+
+    Raises
+    ------
+    TypeError, ValueError: as :func:`repsim.arrays.as_rows` and :func:`rows_for`.
+    """
+    return rows_for(
+        as_rows(x, function=function, name=name, gpu=gpu and has_gpu_operations()), device, function=function
+    )
+
+
+def device_of(rows: Rows) -> str:
+    """Where rows are worked on: "cpu", or a GPU, such as "cuda:0 (NVIDIA H200)"."""
+    if not isinstance(rows, DeviceRows):
+        return "cpu"
+    import torch
+
+    where = rows.values.device
+    return f"{where} ({torch.cuda.get_device_name(where) if where.type == 'cuda' else 'emulated'})"
 
 
 @contextmanager

@@ -8,9 +8,9 @@ import numpy as np
 
 from ..arrays import RESIDENT_ON_DEVICE, Rows
 from .centre import column_sums
-from .device import on_host, placed, tensor_of
+from .device import on_host, placed
 from .device_streams import pinned_bytes, place_bytes
-from .moments import LONGEST, FeatureMoments, too_long
+from .moments import LONGEST, FeatureMoments, provisional_origin, too_long
 
 ROWS = 8192  # in float64 at a time; fixed, so that nothing that the caller chooses changes the order of the additions
 
@@ -31,9 +31,16 @@ def moments_bytes(matrices: Sequence[Rows], asked: Sequence[tuple[int, int]]) ->
     return max(products + max(lifted, summed) + places, pinned_bytes(matrices, count))
 
 
-def feature_moments(matrices: Sequence[Rows], asked: Sequence[tuple[int, int]], *, function: str) -> FeatureMoments:
-    """The sums of products of lifted rows about the means, as one pass over all rows leaves them.
+def feature_moments(
+    matrices: Sequence[Rows],
+    asked: Sequence[tuple[int, int]],
+    *,
+    function: str,
+    picked: Sequence[np.ndarray | None] | None = None,
+) -> FeatureMoments:
+    """The sums of products of lifted rows about the means, or close to them, as one pass over all rows leaves them.
 
+    ``picked``: of every matrix the rows to take, in their order, instead of all; the means stay those of all.
     Memory: (d + 2) (d' + 2) float64 for every pair, and 8192 lifted rows of every matrix. Cost: 2 n d d' flop a pair.
 
     Raises
@@ -42,19 +49,24 @@ def feature_moments(matrices: Sequence[Rows], asked: Sequence[tuple[int, int]], 
     """
     import torch
 
-    n = len(matrices[0])
-    means = [column_sums(rows, function=function, threads=1) / n for rows in matrices]
-    moments = FeatureMoments(means, asked, ROWS)
-    placed_means = [placed(rows, mean) for rows, mean in zip(matrices, means, strict=True)]
+    which = [None] * len(matrices) if picked is None else picked
+    n = len(matrices[0]) if which[0] is None else len(which[0])
+    origins = [_origin(rows, function) for rows in matrices]
+    moments = FeatureMoments(origins, asked, ROWS)
+    placed_origins = [placed(rows, origin) for rows, origin in zip(matrices, origins, strict=True)]
     sums = {pair: placed(matrices[pair[0]], product) for pair, product in moments.products.items()}
-    longest = [torch.zeros((), dtype=torch.float64, device=mean.device) for mean in placed_means]
+    longest = [torch.zeros((), dtype=torch.float64, device=origin.device) for origin in placed_origins]
     for start in range(0, n, ROWS):
-        for rows in matrices:
-            rows.prefetch(start + ROWS, start + 2 * ROWS)
+        stop = min(start + ROWS, n)
+        for rows, some in zip(matrices, which, strict=True):
+            if some is None:
+                rows.prefetch(stop, stop + ROWS)
         lifted = []
-        for p, (rows, mean) in enumerate(zip(matrices, placed_means, strict=True)):
-            centred = tensor_of(rows)[start : start + ROWS].to(torch.float64) - mean
-            rows.release(start, start + ROWS)
+        for p, (rows, origin, some) in enumerate(zip(matrices, placed_origins, which, strict=True)):
+            centred = rows.wide_there(slice(start, stop) if some is None else some[start:stop])
+            centred -= origin
+            if some is None:
+                rows.release(start, stop)
             squares = (centred * centred).sum(dim=1, keepdim=True)
             longest[p] = torch.maximum(longest[p], squares.max())
             lifted.append(torch.cat([centred, torch.ones_like(squares), squares], dim=1))
@@ -68,3 +80,14 @@ def feature_moments(matrices: Sequence[Rows], asked: Sequence[tuple[int, int]], 
     for pair, product in sums.items():
         moments.products[pair] = np.ascontiguousarray(on_host(product))
     return moments
+
+
+def _origin(rows: Rows, function: str) -> np.ndarray:
+    """[d]: the mean; of a column whose mean rounding alone may keep from one of its values, that value.
+
+    A column of one value is then exactly zero.
+    """
+    mean = column_sums(rows, function=function, threads=1) / len(rows)
+    value = provisional_origin(rows)
+    rounding = len(rows) * np.finfo(np.float64).eps * np.abs(value)
+    return np.where(np.abs(mean - value) <= rounding, value, mean)

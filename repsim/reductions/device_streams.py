@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -298,6 +298,12 @@ class StreamedRows(DeviceRows):
         with self.values.picked(which) as picked:
             return DeviceRows(picked.clone(), self.dtype, self.name)
 
+    def alone(self, positions: np.ndarray) -> Rows:
+        return replace(self, values=Uploads(self.host.at(positions), self.values.copies))
+
+    def beside(self, values: np.ndarray) -> Rows:
+        return replace(self, values=Uploads(self.host.beside(values), self.values.copies), dtype="float64")
+
     def prefetch(self, start: int, stop: int) -> None:
         self.values.begin(start, stop)
 
@@ -305,8 +311,24 @@ class StreamedRows(DeviceRows):
         self.values.give_back(start, stop)
         self.host.release(start, stop)
 
+    def content(self) -> Iterator[np.ndarray]:
+        return self.host.content()
+
     def wide(self, rows: slice | np.ndarray, columns: slice = slice(None)) -> np.ndarray:
         return self.host.wide(rows, columns)
+
+    def wide_there(self, rows: slice | np.ndarray, columns: slice = slice(None)) -> Any:
+        import torch
+
+        if columns != slice(None):  # what the host reads of them is brought there
+            return torch.as_tensor(self.wide(rows, columns), device=self.values.device)
+        if not isinstance(rows, slice):
+            with self.values.picked(rows) as picked:
+                return picked.to(torch.float64, copy=True)
+        start, stop, _ = rows.indices(len(self))
+        found = self.values[start:stop].to(torch.float64, copy=True)
+        self.values.give_back(start, stop)
+        return found
 
     def returned(self, tensor: Any) -> Any:
         return tensor.cpu().numpy()

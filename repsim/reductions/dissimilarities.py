@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from .. import _core, blocks
-from ..arrays import Rows, found_once
+from ..arrays import DeviceRows, Rows, found_once
+from . import device, device_distances
 from .axes import INVERTIBLE, principal_axes
 from .centre import a_few, column_medians, column_sums, evenly_spaced, squared_norms
 from .distances import blas
@@ -47,21 +49,23 @@ class Dissimilarities:
     def relabelled(self, order: np.ndarray) -> Dissimilarities:
         return replace(self, order=order if self.order is None else self.order[order])
 
-    def points(self, inputs: slice | np.ndarray) -> np.ndarray:
-        """The mapped rows z of some inputs, [len, d] float64, contiguous."""
-        # Of rows that are one row repeated without memory, the copy would have the order of their strides.
-        values = np.ascontiguousarray(self.rows.wide(inputs if self.order is None else self.order[inputs]))
+    def points(self, inputs: slice | np.ndarray) -> Any:
+        """The mapped rows z of some inputs, [len, d] float64, contiguous, where the rows lie."""
+        values = self.rows.wide_there(inputs if self.order is None else self.order[inputs])
         if self.order is None and isinstance(inputs, slice):
             self.rows.release(inputs.start, inputs.stop)
+            self.rows.prefetch(inputs.stop, 2 * inputs.stop - inputs.start)
         if self.middle is not None:
-            values -= self.middle
+            values -= device.placed(self.rows, self.middle)
         if self.whitening is not None:
-            values = values @ self.whitening
+            values = values @ device.placed(self.rows, self.whitening)
         return directions(values, centred=self.kind == "correlation")[0] if self.kind in DIRECTIONS else values
 
-    def between(self, a: np.ndarray, b: np.ndarray, threads: int) -> np.ndarray:
-        """D between the points of some inputs and those of others, [len a, len b]; of points with themselves exactly
-        symmetric, with zeros in the diagonal."""
+    def between(self, a: Any, b: Any, threads: int) -> Any:
+        """D between the points of some inputs and those of others, [len a, len b], where they lie; of points with
+        themselves exactly symmetric, with zeros in the diagonal."""
+        if not isinstance(a, np.ndarray):
+            return self.of_distances(device_distances.distances(a, b, self.rooted))
         found = np.empty((len(a), len(b)))
         _core.distances(a, b, self.rooted, found, threads)
         return self.of_distances(found)
@@ -71,7 +75,7 @@ class Dissimilarities:
         """Whether D is a function of the distance of z; if not, of its square."""
         return self.kind in ROOTS
 
-    def of_distances(self, found: np.ndarray) -> np.ndarray:
+    def of_distances(self, found: Any) -> Any:
         """D from the distances of z, or their squares where it is not ``rooted``; in place."""
         if self.kind in DIRECTIONS:
             found /= 2
@@ -81,15 +85,17 @@ class Dissimilarities:
         """About the middle of D: its median over up to 255 inputs. To subtract it keeps sums of squares small."""
         few = np.arange(len(self))[evenly_spaced(len(self), blocks.sample_rows(self.rows.depth))]
         points = self.points(few)
-        return float(np.median(_upper(self.between(points, points, threads))))
+        return float(np.median(_upper(device.on_host(self.between(points, points, threads)))))
 
     def condensed(self) -> np.ndarray:
         """D_ij of all i < j, [n (n - 1) / 2], as scipy's pdist orders them, every one from the difference of the rows:
-        pairs of equal rows are equally far apart to the last bit. n d + n^2 / 2 float64; cost 1.5 n^2 d flop."""
+        pairs of equal rows are equally far apart to the last bit. n d + n^2 / 2 float64 on the host; cost 1.5 n^2 d
+        flop."""
         from scipy.spatial.distance import pdist
 
         metric = "euclidean" if self.rooted else "sqeuclidean"
-        return self.of_distances(pdist(self.points(slice(0, len(self))), metric))
+        found: np.ndarray = self.of_distances(pdist(device.on_host(self.points(slice(0, len(self)))), metric))
+        return found
 
 
 @found_once
@@ -114,14 +120,16 @@ def dissimilarities_of(rows: Rows, kind: str, *, function: str, threads: int) ->
 
 def dissimilarity_tiles(
     sides: list[Dissimilarities], *, threads: int, block_rows: int | None = None
-) -> Iterator[tuple[slice, slice, list[np.ndarray]]]:
+) -> Iterator[tuple[slice, slice, list[Any]]]:
     """D of every side between inputs i and inputs j, [len i, len j], for every pair of blocks with i <= j.
 
-    Where i == j that is a symmetric square with zeros in its diagonal. The arrays may be written on. Memory: two blocks
-    of rows of every side and two tiles. Cost: n^2 d flop of every side.
+    The tiles lie where the rows do; on a GPU they have twice the rows. Where i == j one is a symmetric square with
+    zeros in its diagonal. They may be written on. Memory: two blocks of rows of every side and two tiles. Cost: n^2 d
+    flop of every side.
     """
     n, widest = len(sides[0]), max(side.rows.depth for side in sides)
-    step = block_rows or max(64, min(BLOCK_ROWS, BLOCK_ENTRIES // widest))
+    times = 2 if isinstance(sides[0].rows, DeviceRows) else 1
+    step = block_rows or times * max(64, min(BLOCK_ROWS, BLOCK_ENTRIES // widest))
     for first in range(0, n, step):
         i = slice(first, min(first + step, n))
         left = [side.points(i) for side in sides]
@@ -132,7 +140,7 @@ def dissimilarity_tiles(
             yield i, j, [side.between(a, b, threads) for side, a, b in pairs]
 
 
-def dissimilarity_pairs(sides: list[Dissimilarities], *, threads: int) -> Iterator[list[np.ndarray]]:
+def dissimilarity_pairs(sides: list[Dissimilarities], *, threads: int) -> Iterator[list[Any]]:
     """D of every side over the pairs i < j of inputs, some at a time: arrays of one shape, which may be written on."""
     for i, j, found in dissimilarity_tiles(sides, threads=threads):
         if i != j:
@@ -141,16 +149,19 @@ def dissimilarity_pairs(sides: list[Dissimilarities], *, threads: int) -> Iterat
             yield [_upper(tile) for tile in found]
 
 
-def _upper(tile: np.ndarray) -> np.ndarray:
+def _upper(tile: Any) -> Any:
     """The entries above the diagonal of a square tile."""
     return tile[np.triu_indices(len(tile), 1)]
 
 
-def directions(rows: np.ndarray, *, centred: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def directions(rows: Any, *, centred: bool = False) -> tuple[Any, np.ndarray]:
     """Float64 rows over their lengths, after subtracting from each the mean of its own features where ``centred``.
 
     Also which of them [n] have a length that rounding did not make; the others hold NaN.
     """
+    if not isinstance(rows, np.ndarray):
+        found, fine = device_distances.directions(rows, centred, CONSTANT)
+        return found, device.on_host(fine)
     with np.errstate(invalid="ignore", divide="ignore"):
         rows = rows / np.abs(rows).max(axis=1, keepdims=True)  # squares of any row are then numbers
         for _ in range(2 if centred else 0):  # the second mean is that of the rounding of the first
@@ -161,7 +172,7 @@ def directions(rows: np.ndarray, *, centred: bool = False) -> tuple[np.ndarray, 
 
 def _require_directions(rows: Rows, kind: str, function: str) -> None:
     for start, stop in rows.sweep():
-        fine = directions(rows.wide(slice(start, stop)), centred=kind == "correlation")[1]
+        fine = directions(rows.wide_there(slice(start, stop)), centred=kind == "correlation")[1]
         if not fine.all():
             what = "non-zero rows" if kind == "cosine" else "rows whose features differ"
             row = start + int(fine.argmin())

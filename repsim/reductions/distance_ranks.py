@@ -7,14 +7,18 @@ the products of the ranks of both sides. All of it is whole numbers, and exact.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from .. import _core, blocks
 from ..arguments import require_memory
+from ..arrays import DeviceRows
+from . import device, device_distances
 from .dissimilarities import Dissimilarities
 
 MEMORY = 2**32  # unless another is given; of it three eighths for the table of either side, the rest for blocks
@@ -40,8 +44,8 @@ class DistanceRanks:
     """The ranks of one side by the dissimilarity, as csrc/ops.h lays them out."""
 
     side: Dissimilarities
-    lines: np.ndarray  # [2^24] int32: the line of the table for every page of dissimilarities
-    ranks: np.ndarray  # [lines, 1024] int64: twice the rank of each, less twice the mean of all
+    lines: Any  # [2^24] int32: the line of the table for every page of dissimilarities; where the rows lie
+    ranks: Any  # [lines, 1024] int64: twice the rank of each, less twice the mean of all; where the rows lie
     squares: int  # the sum of their squares over all pairs
     least: float
     most: float
@@ -62,20 +66,23 @@ def distance_ranks(side: Dissimilarities, *, function: str, threads: int, memory
     ValueError: the table is larger than its share of the memory; it says how much is needed.
     """
     budget = MEMORY if memory is None else memory
-    seen = np.zeros(_core.PAGES, np.uint8)
+    native, there = _native(side), functools.partial(device.placed, side.rows)
+    seen = there(np.zeros(_core.PAGES, np.uint8))
     for (points,), span in _traverse([side], function, budget):
-        _core.distance_pages(points, span, seen, threads)
-    pages = np.flatnonzero(seen)
+        native.distance_pages(points, span, seen, threads)
+    pages = np.flatnonzero(device.on_host(seen))
     purpose = f"the ranks of the dissimilarities of {side.rows.name}"
     require_memory(-(-len(pages) * _core.PAGE * 8 * 8 // 3), budget, function=function, purpose=purpose)
     lines = np.zeros(_core.PAGES, np.int32)
     lines[pages] = np.arange(len(pages))
-    counts = np.zeros((len(pages), _core.PAGE), np.int64)
+    lines, counted = there(lines), there(np.zeros((len(pages), _core.PAGE), np.int64))
     for (points,), span in _traverse([side], function, budget):
-        _core.distance_counts(points, span, lines, counts, threads)
+        native.distance_counts(points, span, lines, counted, threads)
+    counts = device.on_host(counted)
     ends = np.array([np.flatnonzero(counts[0])[0], np.flatnonzero(counts[-1])[-1]]) + _core.PAGE * pages[[0, -1]]
     least, most = side.of_distances((ends << 29).view(np.float64)).tolist()
-    return DistanceRanks(side, lines, counts, _core.counts_to_ranks(counts), least, most)
+    squares = _core.counts_to_ranks(counts)
+    return DistanceRanks(side, lines, there(counts), squares, least, most)
 
 
 def rank_correlation(
@@ -88,16 +95,20 @@ def rank_correlation(
     budget = MEMORY if memory is None else memory
     tables = (x.lines, x.ranks), (y.lines, y.ranks)
     total = sum(
-        _core.rank_products(left, tables[0], right, tables[1], span, threads)
+        _native(x.side).rank_products(left, tables[0], right, tables[1], span, threads)
         for (left, right), span in _traverse([x.side, y.side], function, budget)
     )
     # The root of a square is exact, so that ranks have a correlation of exactly 1 with themselves.
     return total / math.sqrt(float(x.squares) * float(y.squares))
 
 
+def _native(side: Dissimilarities) -> Any:
+    return device_distances if isinstance(side.rows, DeviceRows) else _core
+
+
 def _traverse(
     sides: Sequence[Dissimilarities], function: str, memory: int
-) -> Iterator[tuple[list[tuple[np.ndarray, np.ndarray, bool]], tuple[int, int, int, int]]]:
+) -> Iterator[tuple[list[tuple[Any, Any, bool]], tuple[int, int, int, int]]]:
     """The points of every side in every pair of blocks, as the native operations take them, and where the pair lies."""
     n, depths = len(sides[0]), [side.rows.depth for side in sides]
     # The rows of two blocks of every side in float64, and two of one of them that are in the making.
@@ -107,7 +118,7 @@ def _traverse(
     rows = min(memory // 4 // row_bytes, blocks.MOST_ROWS)
     plan = blocks.traversal(n, n, [], symmetric=True, block_rows=rows, function=function)
 
-    def points(first: int, count: int) -> list[np.ndarray]:
+    def points(first: int, count: int) -> list[Any]:
         return [side.points(slice(first, first + count)) for side in sides]
 
     for i, j, span in blocks.packed_pairs(plan, points):

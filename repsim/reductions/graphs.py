@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import _core
-from ..arrays import Rows
+from ..arrays import DeviceRows, Rows
+from . import device_lists
 from .centre import squared_norms
 
 
@@ -92,6 +93,8 @@ class ListedRows:
                 f"got zero norm in row {int(norms.argmin())}"
             )
         lengths, cosines = np.sqrt(norms), np.empty(lists.shape)
+        if isinstance(rows, DeviceRows):
+            return cls(rows, lengths, lists, device_lists.cosines(rows, lengths, np.arange(len(rows)), lists))
         _core.edge_cosines(rows.values, rows.dtype, lengths, lists, cosines, threads)
         return cls(rows, lengths, lists, cosines)
 
@@ -109,12 +112,22 @@ def second_order_sums(
     ValueError: an input is orthogonal to all rows of both lists.
     """
     sums = np.empty(1 if names is None else len(names))
+    if isinstance(a.rows, DeviceRows):
+        for t, order in enumerate([None] if names is None else names):
+            terms, bad = device_lists.second_order_terms(a, b, order)
+            _require_cosines(a, b, bad, function)
+            sums[t] = terms.sum()
+        return sums
     _require_cosines(a, b, _core.second_order_cosines(a.as_tuple(), b.as_tuple(), names, sums, None, threads), function)
     return sums
 
 
 def second_order_terms(a: ListedRows, b: ListedRows, *, function: str, threads: int) -> np.ndarray:
     """The same of every input: float64 [n]."""
+    if isinstance(a.rows, DeviceRows):
+        terms, found = device_lists.second_order_terms(a, b, None)
+        _require_cosines(a, b, found, function)
+        return terms
     terms = np.empty(len(a.lists))
     found = _core.second_order_cosines(a.as_tuple(), b.as_tuple(), None, np.empty(1), terms, threads)
     _require_cosines(a, b, found, function)

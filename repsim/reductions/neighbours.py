@@ -57,8 +57,12 @@ def nearest(x: Rows, base: Rows | None, k: int, metric: str, **how: Any) -> Foun
     found: Found = x.found[key]
     if found.indices.shape[1] == k:
         return found
-    indices, scores = (np.ascontiguousarray(lists[:, :k]) for lists in (found.indices, found.scores))
-    return replace(found, indices=indices, scores=scores)
+    return replace(found, indices=_first(found.indices, k), scores=_first(found.scores, k))
+
+
+def _first(lists: Any, k: int) -> Any:
+    few = lists[:, :k]
+    return np.ascontiguousarray(few) if isinstance(few, np.ndarray) else few.contiguous()
 
 
 def search(

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .. import blocks
-from ..arrays import Rows, SharedRows, found_once
+from ..arrays import DeviceRows, Rows, SharedRows, found_once
+from . import device_moments
 from .axes import Axes, all_axes
 from .moments import Centred, FeatureMoments, provisional_origin, room_for
 
@@ -129,6 +130,8 @@ def fold_products(
     Memory: the products of every fold, and at least 512 lifted rows of each.
     """
     count = int(folds.max()) + 1
+    if isinstance(matrices[0], DeviceRows):
+        return [_fold_there(matrices, np.flatnonzero(folds == fold), order, function=function) for fold in range(count)]
     depths = [rows.depth for rows in matrices]
     room = room_for(depths, blocks.PACKED_BUDGET // count)
     shifts = [provisional_origin(rows) for rows in matrices]
@@ -144,6 +147,12 @@ def fold_products(
     for sums in moments:
         sums.sum_gathered(threads=threads)
     return [_finished(sums, *asked[0]) for sums in moments]
+
+
+def _fold_there(matrices: Sequence[Rows], fold: np.ndarray, order: np.ndarray | None, *, function: str) -> Products:
+    pair = (0, len(matrices) - 1)
+    picked = [*([fold] * pair[1]), fold if order is None else order[fold]]
+    return _finished(device_moments.feature_moments(matrices, [pair], function=function, picked=picked), *pair)
 
 
 def pooled(parts: Sequence[Products]) -> Products:
@@ -177,6 +186,10 @@ def _products(
     threads: int,
 ) -> dict[tuple[int, int], Products]:
     """Of the pairs asked for, in one pass; the last ``right`` matrices in their ``order``."""
+    if isinstance(matrices[0], DeviceRows):
+        picked = None if order is None else [*([None] * (len(matrices) - right)), *([order] * right)]
+        moments = device_moments.feature_moments(matrices, asked, function=function, picked=picked)
+        return {pair: _finished(moments, *pair, centred=order is None) for pair in asked}
     room = room_for([rows.depth for rows in matrices])
     moments = FeatureMoments([provisional_origin(rows) for rows in matrices], asked, room)
     n, left = len(matrices[0]), len(matrices) - right
