@@ -187,10 +187,15 @@ def test_more_neighbours_than_lists_hold_are_left_to_the_tiles(fused: Any, data:
     assert not calls
 
 
-@pytest.mark.parametrize("place", [on_gpu, streamed], ids=["there", "with-the-host"])
-@pytest.mark.parametrize("keeps", [True, False], ids=["packed-whole", "in-blocks"])
-@pytest.mark.parametrize(("filter", "overflowing"), [("bfloat16", 0), ("float32", 7)])
-@pytest.mark.parametrize("base", [False, True], ids=["all-pairs", "queries"])
+@pytest.mark.parametrize(
+    ("place", "keeps", "filter", "overflowing", "base"),
+    [
+        pytest.param(on_gpu, True, "bfloat16", 0, False, id="packed-whole"),
+        pytest.param(on_gpu, False, "float32", 7, True, id="queries-in-blocks-that-overflow"),
+        pytest.param(streamed, False, "bfloat16", 7, False, id="with-the-host-in-blocks-that-overflow"),
+        pytest.param(streamed, True, "float32", 0, True, id="queries-with-the-host-packed-whole"),
+    ],
+)
 def test_lists_that_do_not_fit_are_made_in_turn(
     fused: Any, data: Any, base: bool, filter: str, overflowing: int, keeps: bool, place: Any
 ) -> None:
