@@ -111,11 +111,12 @@ def cases(fused: bool, sizes: Sequence[int] = SIZES) -> Iterator[Case]:
             for precision in WORDS:
                 options = {"contender": contender, "kernel": "rbf", "precision": precision, "n": n, "d": d}
                 yield Case("cka_is_right", options)
-            for filter in ("bfloat16",) if contender == FUSED else ("bfloat16", "float32"):
+            for filter in ("bfloat16", "float32"):
                 for metric in ("cosine", "inner_product", "euclidean"):
                     options = {"contender": contender, "metric": metric, "filter": filter, "n": n, "d": d, "k": 10}
                     yield Case("nearest_is_right", options)
-    yield Case("from_the_host_is_right", {"contender": PORTABLE, "n": 20_000, "d": 130})
+    for contender in routes:
+        yield Case("from_the_host_is_right", {"contender": contender, "n": 20_000, "d": 130})
     for measure in MEASURES:
         yield Case("measure_is_right", {"contender": PORTABLE, "measure": measure, "n": 5003, "d": 130})
     for precision in GEMM.values():
@@ -134,7 +135,7 @@ def repsim_at(n: int, fused: bool) -> Iterator[Case]:
     yield timed("linear", {"contender": LINEAR, "n": n, "d": 1024})
     for filter in ("bfloat16", "float32"):
         for d, k in NEIGHBOURS:
-            for contender in (FUSED, PORTABLE) if fused and filter == "bfloat16" else (PORTABLE,):
+            for contender in (FUSED, PORTABLE) if fused else (PORTABLE,):
                 yield timed("nearest", {"contender": contender, "filter": filter, "n": n, "d": d, "k": k})
     for precision in reversed(WORDS):
         for contender in (FUSED, PORTABLE) if fused else (PORTABLE,):

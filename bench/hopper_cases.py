@@ -74,7 +74,7 @@ def cases(variants: int) -> Iterator[Case]:
         yield Case("search_is_right", number, {"n": 700, "d": 64, "metric": "euclidean", "rows": "random"})
     for precision in ("medium", "high", "highest"):
         for n, d, other in [(2, 8, 8), (129, 64, 40), (1000, 96, 65), (5003, 130, 257)]:
-            for kinds in ("rbf rbf", "linear linear", "rbf linear"):
+            for kinds in ("rbf rbf", "linear linear", "rbf linear", "polynomial polynomial"):
                 yield Case(
                     "sums_are_right", 0, {"n": n, "d": d, "other": other, "kinds": kinds, "precision": precision}
                 )
@@ -86,6 +86,10 @@ def cases(variants: int) -> Iterator[Case]:
         for n, d in [(300, 64), (5003, 130), (40000, 256)]:
             for metric in ("euclidean", "inner_product"):
                 yield Case("search_is_right", 0, {"n": n, "d": d, "metric": metric, "rows": rows})
+    for precision in ("high", "highest"):
+        options = {"n": 5003, "d": 130, "metric": "euclidean", "rows": "clusters", "precision": precision}
+        yield Case("search_is_right", 0, options)
+        yield Case("queries_are_right", 0, {"n": 3001, "m": 20011, "d": 96, "certain": False, "precision": precision})
     # Lists so short that some overflow, and are searched again.
     yield Case("search_is_right", 0, {"n": 2000, "d": 64, "metric": "euclidean", "rows": "clusters", "capacity": 64})
     yield Case("queries_are_right", 0, {"n": 3001, "m": 20011, "d": 96, "certain": False})
@@ -187,12 +191,17 @@ def run_sums(rows: list[Any], kinds: str, precision: str, first: int = 0) -> tup
     for a, (i, end_i) in enumerate(cuts):
         for j, end_j in cuts[a:]:
             matrices = [
-                hopper.FusedMatrix(s.rows(slice(i, end_i)), s.rows(slice(j, end_j)), kind, gain, 0.25)
+                hopper.FusedMatrix(s.rows(slice(i, end_i)), s.rows(slice(j, end_j)), kind, gain, 0.25, powers(gain))
                 for s, kind, gain in zip(splits, kinds.split(), gains, strict=True)
             ]
             hopper.kernel_sums(matrices, precision, (i, end_i - i, j, end_j - j), 36, row_sums, products)
     values = torch.stack([p[0].double() * 2.0**32 + (p[1] & 0xFFFFFFFF).double() for p in products]) / 2.0**45
     return row_sums, values, seen, gains
+
+
+def powers(gain: float) -> list[float]:
+    """The coefficients of a polynomial, of what is about 1 / gain."""
+    return [c * gain**m for m, c in enumerate((0.05, 0.0, 0.3, -0.2, 0.05))]
 
 
 def exact_sums(seen: list[Any], kinds: str, gains: list[float]) -> tuple[Any, Any, Any]:
@@ -209,6 +218,8 @@ def exact_sums(seen: list[Any], kinds: str, gains: list[float]) -> tuple[Any, An
             t = part @ x.T
             half = (x * x).sum(1) / 2
             k = (gain * (t - half[begin : begin + 2048, None] - half)).exp() if kind == "rbf" else gain * t
+            if kind == "polynomial":
+                k += sum(c * (t + half[begin : begin + 2048, None] + half) ** m for m, c in enumerate(powers(gain)))
             k -= 0.25
             k[torch.arange(len(part)), begin + torch.arange(len(part))] = 0
             matrices.append(k)
@@ -259,18 +270,21 @@ def check_lists(lists: Any, scores_of: Callable[[int, int], Any], n: int, kept: 
             "overflowed": int(lists.overflowed.sum())}  # fmt: skip
 
 
+LEFT_OUT = {"medium": 0, "high": 260, "highest": 3}  # products of parts, in units of 2^-24 of those of the norms
+
+
 def search_is_right(
-    n: int, d: int, metric: str, rows: str, kept: int = 25, capacity: int = 1024
+    n: int, d: int, metric: str, rows: str, kept: int = 25, precision: str = "medium", capacity: int = 1024
 ) -> dict[str, Any]:  # fmt: skip
     import torch
 
     hopper = operations()
 
     x = rows_of(n, d, rows, n)
-    split, _ = hopper.split(x / x.norm(dim=1).max(), "medium")
+    split, _ = hopper.split(x / x.norm(dim=1).max(), precision)
     if metric == "inner_product":
         split = hopper.Split(split.parts, None, split.depth)
-    seen = split.parts[0, :, :d].double()
+    seen = split.parts.double().sum(0)[:, :d]
     half = (seen * seen).sum(1) / 2 if metric == "euclidean" else torch.zeros(n, dtype=torch.float64, device=DEVICE)
 
     def scores_of(begin: int, end: int) -> Any:
@@ -281,25 +295,27 @@ def search_is_right(
     found = []
     for _ in range(2):
         lists = hopper.Lists.empty(n, capacity, DEVICE)
-        hopper.search_all_pairs(split, "medium", kept, lists)
+        hopper.search_all_pairs(split, precision, kept, lists)
         found.append(lists)
-    result = check_lists(found[0], scores_of, n, kept, 2 * 2.0**-24 * (4 * d + 8))
+    result = check_lists(found[0], scores_of, n, kept, 2 * 2.0**-24 * (4.2 * d + 8 + LEFT_OUT[precision]))
     same = bool((found[0].keys[:, :kept].sort().values == found[1].keys[:, :kept].sort().values).all())
     return {**result, "right": result["right"] and same, "same_again": same}
 
 
-def queries_are_right(n: int, m: int, d: int, certain: bool, kept: int = 25) -> dict[str, Any]:
+def queries_are_right(
+    n: int, m: int, d: int, certain: bool, kept: int = 25, precision: str = "medium"
+) -> dict[str, Any]:
     hopper = operations()
 
     x, base = rows_of(n, d, "random", 1) / d**0.5, rows_of(m, d, "random", 2) / d**0.5
-    (i, _), (j, _) = hopper.split(x, "medium"), hopper.split(base, "medium")
-    seen, other = i.parts[0, :, :d].double(), j.parts[0, :, :d].double()
+    (i, _), (j, _) = hopper.split(x, precision), hopper.split(base, precision)
+    seen, other = (one.parts.double().sum(0)[:, :d] for one in (i, j))
     lists = hopper.Lists.empty(n, 512, DEVICE)
-    hopper.search_rows(i, j, "medium", kept, lists, certain=certain)
+    hopper.search_rows(i, j, precision, kept, lists, certain=certain)
     half, half_j = (seen * seen).sum(1) / 2, (other * other).sum(1) / 2
     return check_lists(
         lists, lambda begin, end: seen[begin:end] @ other.T - half[begin:end, None] - half_j, n, kept,
-        4 * 2 * 2.0**-24 * (4 * d + 8),
+        4 * 2 * 2.0**-24 * (4.2 * d + 8 + LEFT_OUT[precision]),
     )  # fmt: skip
 
 

@@ -87,8 +87,11 @@ repsim::BlockPair block_pair(const nb::tuple& i, const nb::tuple& j, const repsi
   return {left.panels.data(), right.panels.data(), left.halves.data(), right.halves.data(), left.words()};
 }
 
+constexpr repsim::Name<repsim::Filter> kFilters[] = {{"float32", repsim::Filter::float32},
+                                                     {"bfloat16", repsim::Filter::bfloat16}};
+
 repsim::Filter filter_of(const std::string& name) {
-  const repsim::Filter filter = repsim::named("filter", repsim::kFilters, name);
+  const repsim::Filter filter = repsim::named("filter", kFilters, name);
   expect(filter == repsim::Filter::float32 || repsim::multiplies_bfloat16(),
          "filter: expected a CPU that multiplies bfloat16, got one without AVX512-BF16");
   return filter;

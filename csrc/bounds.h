@@ -18,11 +18,26 @@ REPSIM_HOST_DEVICE inline double roundings_in_chunks(Filter filter, int64_t dept
   return (pairs ? 1.5 : 1.0) * (features < chunk ? features : chunk) + features / chunk + 5;
 }
 
-// The same of a library's product, which adds in an order of its own. Float32: one for each feature, whatever the
+// The same of a GPU's product, which adds in an order of its own. Float32: one for each feature, whatever the
 // order. bfloat16 on tensor cores: products are exact, but those of a step are aligned to the largest, with at least 23
 // bits after its first, and cut, as is their sum: 2^-22 for each feature holds for steps of any length.
+//
+// Of sums of parts the small products come first, and a part has at most 2^-8 (1 + 2^-8) of the one before it. So what
+// the sums hold while the first products are added is at most 2^-8 of |x_i| |x_j| (1.004), twice that, and with the
+// last one 1.016: 1.03 times the roundings of one product, in all. What is left out is at most |b_i| |b_j|, 258
+// roundings, for two parts; and |b_i| |c_j| + |c_i| |b_j| + |c_i| |c_j|, below 3, for three.
 REPSIM_HOST_DEVICE inline double roundings_in_any_order(Filter filter, int64_t depth) {
-  return (filter == Filter::bfloat16 ? 4.0 : 1.0) * static_cast<double>(depth) + 8;
+  const double features = static_cast<double>(depth);
+  switch (filter) {
+    case Filter::float32:
+      return features + 8;
+    case Filter::bfloat16:
+      return 4 * features + 8;
+    case Filter::bfloat16x3:
+      return 4.2 * features + 8 + 260;
+    default:
+      return 4.2 * features + 8 + 3;
+  }
 }
 
 // How far the scores of one row's tiles can be from the truth.
@@ -36,7 +51,7 @@ class RowBounds {
       : c_(certificate),
         metric_(metric),
         roundings_(roundings),
-        flushed_(static_cast<double>(depth) * 0x1p-124),
+        flushed_(static_cast<double>(depth) * 0x1p-123),  // up to six products of a feature, each below 2^-126
         rounding_((static_cast<double>(depth) / 32 + 48) * 0x1p-53) {}
 
   REPSIM_HOST_DEVICE void hold(int64_t i) {

@@ -221,6 +221,11 @@ repsim::Ranking ranking_of(const RankingTuple& ranking) {
           k};
 }
 
+constexpr repsim::Name<repsim::Filter> kFilters[] = {{"float32", repsim::Filter::float32},
+                                                     {"bfloat16", repsim::Filter::bfloat16},
+                                                     {"bfloat16x3", repsim::Filter::bfloat16x3},
+                                                     {"bfloat16x6", repsim::Filter::bfloat16x6}};
+
 // filter, halves, residuals, unit, ratio, floor, longest, coarsest, heavy, their number, kept
 using CertificateTuple =
     std::tuple<std::string, Address, Address, double, double, double, double, double, Address, int64_t, int64_t>;
@@ -228,7 +233,7 @@ using CertificateTuple =
 repsim::Certificate certificate_of(const CertificateTuple& certificate) {
   const auto& [filter, halves, residuals, unit, ratio, floor, longest, coarsest, heavy, heavy_count, kept] =
       certificate;
-  return {repsim::named("filter", repsim::kFilters, filter),
+  return {repsim::named("filter", kFilters, filter),
           at<const float>(halves),
           at<const float>(residuals),
           unit,

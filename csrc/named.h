@@ -28,7 +28,6 @@ constexpr Name<Kernel> kKernels[] = {{"linear", Kernel::linear},
 constexpr Name<Distance> kDistances[] = {{"euclidean", Distance::euclidean}, {"manhattan", Distance::manhattan}};
 constexpr Name<Metric> kMetrics[] = {
     {"cosine", Metric::cosine}, {"inner_product", Metric::inner_product}, {"euclidean", Metric::euclidean}};
-constexpr Name<Filter> kFilters[] = {{"float32", Filter::float32}, {"bfloat16", Filter::bfloat16}};
 constexpr Name<ListStatistic> kListStatistics[] = {{"shared", ListStatistic::shared},
                                                    {"meets", ListStatistic::meets},
                                                    {"jaccard", ListStatistic::jaccard},

@@ -215,8 +215,9 @@ struct Candidates {
   int64_t capacity;   // > k; at least 2 k for rank_neighbours, which keeps scores beside candidates
 };
 
-// What the scores of a search are computed from: panels of pack_rows, or of pack_pairs.
-enum class Filter : int { float32, bfloat16 };
+// What the scores of a search are computed from: panels of pack_rows, or of pack_pairs. On Hopper GPUs alone: sums of
+// two or three bfloat16 parts, by three or six products (Precision::high and highest of cuda/hopper_split.h).
+enum class Filter : int { float32, bfloat16, bfloat16x3, bfloat16x6 };
 
 // The rows of two blocks, packed for a filter.
 struct SearchPair {

@@ -90,11 +90,14 @@ def traversal(
     block_rows: int | None,
     memory: int | None = None,
     function: str = "traversal",
+    beside: int = 0,
+    of_a_row: int = 0,
 ) -> Traversal:
     """A traversal whose packed blocks fit the budget, or of the given size in whole tiles, at least one.
 
     ``memory``: bytes for packed blocks and what is held of the memory maps that they are packed from; a given
-    ``block_rows`` is then the most that a block may have.
+    ``block_rows`` is then the most that a block may have. ``beside``: bytes of it that something else holds;
+    ``of_a_row``: bytes that every row of a block i takes beside the packed one.
 
     Raises
     ------
@@ -102,16 +105,29 @@ def traversal(
     """
     row_bytes = 2 * sum(depths) * 4  # of block i and block j
     if memory is not None:
-        # Rows are packed some at a time, of one matrix at a time, in whole tiles, and sampled before; block j is still
-        # held while the next one is packed.
-        unpacked, row_bytes = RESIDENT_BYTES + TILE * max(depths) * 8 + sample_bytes(depths), 3 * sum(depths) * 4
+        unpacked, row_bytes = _budget(depths, of_a_row)
         purpose = f"three blocks of {TILE} rows"
-        require_memory(unpacked + TILE * row_bytes, memory, function=function, purpose=purpose)
-        fitting = (memory - unpacked) // row_bytes
+        require_memory(unpacked + beside + TILE * row_bytes, memory, function=function, purpose=purpose)
+        fitting = (memory - unpacked - beside) // row_bytes
         block_rows = min(fitting, MOST_ROWS if block_rows is None else block_rows)
     elif block_rows is None:
         block_rows = min(PACKED_BUDGET // row_bytes, MOST_ROWS)
     return Traversal(rows, columns, max(block_rows // TILE, 1) * TILE, symmetric)
+
+
+def least_bytes(depths: Sequence[int], of_a_row: int = 0) -> int:
+    """The smallest memory that :func:`traversal` takes."""
+    unpacked, row_bytes = _budget(depths, of_a_row)
+    return unpacked + TILE * row_bytes
+
+
+def _budget(depths: Sequence[int], of_a_row: int) -> tuple[int, int]:
+    """Bytes beside the blocks, and for every row of them.
+
+    Rows are packed some at a time, of one matrix at a time, in whole tiles, and sampled before; block j is still held
+    while the next one is packed.
+    """
+    return RESIDENT_BYTES + TILE * max(depths) * 8 + sample_bytes(depths), 3 * sum(depths) * 4 + of_a_row
 
 
 def sample_rows(depth: int) -> int:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from repsim.arrays import DeviceRows, as_rows
 from repsim.reductions import device, device_grid
@@ -134,15 +135,31 @@ class EmulatedCopies:
         self.last_of: dict[int, _Event] = {}
         self.copied: list[int] = []  # bytes of every copy
         self.alive: dict[str, list[weakref.ref]] = {"pinned": [], "there": []}
+        self.blocks: list[tuple[int, weakref.ref]] = []  # pinned, as torch's allocator has them
+        self.most_blocks = 0  # bytes of them
 
     def pinned(self, size: int) -> torch.Tensor:
-        return self._memory("pinned", size)
+        """In a block of a power of two bytes, which another of that size takes over, until they are given back."""
+        made = self._memory("pinned", size)
+        block = 2 ** int(np.ceil(np.log2(size)))
+        free = [at for at, (of, user) in enumerate(self.blocks) if of == block and not _in_use(user)]
+        if free:
+            self.blocks.pop(free[0])
+        self.blocks.append((block, weakref.ref(made)))
+        self.most_blocks = max(self.most_blocks, sum(of for of, _ in self.blocks))
+        return made
+
+    def unpin(self) -> None:
+        gc.collect(0)
+        self.blocks = [(of, user) for of, user in self.blocks if _in_use(user)]
 
     def there(self, size: int) -> torch.Tensor:
         return self._memory("there", size)
 
     def _memory(self, kind: str, size: int) -> torch.Tensor:
         made = torch.full((size,), 255, dtype=torch.uint8)  # of floats no numbers
+        if kind == "pinned":
+            made = torch.from_numpy(made.numpy().copy())  # which no Meter counts
         self.alive[kind].append(weakref.ref(made))
         self.peak[kind] = max(self.peak[kind], self.held(kind))
         self.lent.pop(made.data_ptr(), None)
@@ -183,6 +200,41 @@ class EmulatedCopies:
         while any(one is event for *_, one in self.queue):
             source, to, _ = self.queue.pop(0)
             to.copy_(source)
+
+
+class Meter(TorchDispatchMode):
+    """While it is entered: the most bytes that torch has had in tensors of its own memory, as those of a GPU would be.
+
+    Not counted: tensors of numpy's memory, which the host's rows and pinned memory are here.
+    """
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and to skip the compiler takes seconds to import it
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: dict[int, tuple[int, int]] = {}  # of every storage: tensors, bytes
+        self.peak = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+        made = function(*arguments, **(options or {}))
+        for one in made if isinstance(made, (list, tuple)) else [made]:
+            if isinstance(one, torch.Tensor) and one.untyped_storage().resizable():
+                at, size = one.untyped_storage().data_ptr(), one.untyped_storage().nbytes()
+                self.held[at] = self.held.get(at, (0, size))[0] + 1, size
+                weakref.finalize(one, self._end, at)
+        self.peak = max(self.peak, sum(size for _, size in self.held.values()))
+        return made
+
+    def _end(self, at: int) -> None:
+        users, size = self.held.pop(at)
+        if users > 1:
+            self.held[at] = users - 1, size
+
+
+def _in_use(user: weakref.ref) -> bool:
+    return user() is not None
 
 
 def streamed(x: Any, name: str = "x", *, late: bool = False) -> StreamedRows:

@@ -308,7 +308,8 @@ def test_the_largest_size_of_repsim_comes_before_that_of_its_peers() -> None:
     ]  # fmt: skip
     kinds = [case.case for case in todo]
     assert max(m for m, kind in enumerate(kinds) if kind.endswith("_is_right")) < kinds.index("gemm")
-    assert {case.options.get("filter", "bfloat16") for case in todo if gpu.FUSED in case.group} == {"bfloat16"}
+    fused = {case.options.get("filter", "bfloat16") for case in todo if gpu.FUSED in case.group}
+    assert fused == {"bfloat16", "float32"}
     assert not any(gpu.FUSED in case.group for case in gpu.cases(fused=False))
     for shape, words in ((goal[1], goal[2]) for goal in gpu.GOALS):
         assert any(gpu._shape(c.request) == shape and gpu.is_ours(c.request) and gpu.words_of(c.request) == words

@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fused_stand_ins import STAND_INS
+import torch
+from fused_stand_ins import PRODUCTS, STAND_INS, split
 
 from bench import hopper_cases
 from repsim.reductions import hopper as fused
@@ -45,6 +46,7 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     library = ctypes.CDLL(str(built))
     library.walk.restype = ctypes.c_int64
     library.ring.restype = ctypes.c_char_p
+    library.roundings.restype = ctypes.c_double
     return library
 
 
@@ -186,29 +188,36 @@ def test_fold_leaves_every_sum_in_one_lane(native: ctypes.CDLL) -> None:
 # ---------------------------------------------------------------------------------------------- sums of kernels
 
 
-def kernel_matrix(x: np.ndarray, y: np.ndarray, gain: float, shift: float, *, rbf: bool) -> np.ndarray:
+POLYNOMIAL = [0.05, 0.0, 2e-4, -1e-6, 1e-8]
+
+
+def kernel_matrix(x: np.ndarray, y: np.ndarray, gain: float, shift: float, *, kind: str) -> np.ndarray:
     x, y = x.astype(np.float64), y.astype(np.float64)
-    if not rbf:
+    if kind == "linear":
         return gain * (x @ y.T) - shift
+    if kind == "polynomial":
+        base = ((x[:, None] + y) ** 2).sum(-1) / 2
+        return gain * (x @ y.T) + sum(c * base**m for m, c in enumerate(POLYNOMIAL)) - shift
     squared = ((x[:, None] - y) ** 2).sum(-1)
     return np.exp(-gain * squared / 2) - shift
 
 
 def emulated_sums(
-    native: ctypes.CDLL, blocks: Sequence[tuple[np.ndarray, np.ndarray, bool, float, float]], *, tile: int,
+    native: ctypes.CDLL, blocks: Sequence[tuple[np.ndarray, np.ndarray, str, float, float]], *, tile: int,
     first: tuple[int, int], n: int, side: int, workers: int = 5, cluster: tuple[int, int] = (1, 1),
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Row sums [2, n] and the products KK, KL, LL of one pair of blocks, by the kernel's own code."""
     rows, columns = len(blocks[0][0]), len(blocks[0][1])
     products = [np.ascontiguousarray(x @ y.T) for x, y, *_ in blocks]
     halves = [[np.ascontiguousarray((r * r).sum(1) / 2, np.float32) for r in block[:2]] for block in blocks]
-    log2e = np.float32(1.4426950408889634)
-    scales = np.array([gain * (log2e if rbf else 1) for _, _, rbf, gain, _ in blocks], np.float32)
+    gains, shifts = (np.array([block[of] for block in blocks], np.float32) for of in (3, 4))
+    coefficients = np.array([POLYNOMIAL, POLYNOMIAL], np.float32)
+    assert coefficients.shape[1] == fused.MOST_DEGREE + 1
     row_sums, totals = np.zeros((2, n), np.int64), np.zeros((3, 2), np.int64)
     native.kernel_sums(
         ints(rows, columns, 128 * cluster[0], tile * cluster[1], side, first[0] == first[1]), tile, workers,
         pointers(products), pointers([h[0] for h in halves]), pointers([h[1] for h in halves]),
-        ints(*(block[2] for block in blocks)), at(scales), at(np.array([b[4] for b in blocks], np.float32)),
+        ints(*(fused.KERNELS[block[2]] for block in blocks)), at(gains), at(shifts), at(coefficients),
         ctypes.c_int64(first[0]), ctypes.c_int64(first[1]), ctypes.c_int64(n), ROW_BITS, at(row_sums), at(totals),
     )  # fmt: skip
     assert (totals[:, 1] >= 0).all() and (totals[:, 1] < 2**32).all()
@@ -220,17 +229,20 @@ def values_of(totals: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("tile", [128, 192])
-@pytest.mark.parametrize("kinds", [(True, True), (False, False), (True, False)], ids=["rbf", "linear", "rbf-linear"])
+@pytest.mark.parametrize(
+    "kinds", [("rbf", "rbf"), ("linear", "linear"), ("rbf", "linear"), ("polynomial", "rbf")], ids="-".join
+)
 @pytest.mark.parametrize("n", [2, 130, 449])
-def test_sums_are_those_of_float64(native: ctypes.CDLL, tile: int, kinds: tuple[bool, bool], n: int) -> None:
+def test_sums_are_those_of_float64(native: ctypes.CDLL, tile: int, kinds: tuple[str, str], n: int) -> None:
     rng = np.random.default_rng(n)
     x, y = rng.standard_normal((n, 9), dtype=np.float32), rng.standard_normal((n, 5), dtype=np.float32)
-    forms = [(0.2, 0.3) if rbf else (0.01, 0.002) for rbf in kinds]
+    forms = [(0.2, 0.3) if kind == "rbf" else (0.01, 0.002) for kind in kinds]
     rows, totals = emulated_sums(
         native, [(x, x, kinds[0], *forms[0]), (y, y, kinds[1], *forms[1])], tile=tile, first=(0, 0), n=n, side=768
     )
     k, other = (
-        kernel_matrix(r, r, *form, rbf=rbf) * (1 - np.eye(n)) for r, form, rbf in zip((x, y), forms, kinds, strict=True)
+        kernel_matrix(r, r, *form, kind=kind) * (1 - np.eye(n))
+        for r, form, kind in zip((x, y), forms, kinds, strict=True)
     )
     scale = np.abs(k).sum(1).max() + np.abs(other).sum(1).max()
     np.testing.assert_allclose(rows / 2.0**ROW_BITS, [k.sum(1), other.sum(1)], atol=3e-6 * scale)
@@ -242,9 +254,9 @@ def test_sums_are_those_of_float64(native: ctypes.CDLL, tile: int, kinds: tuple[
 def test_sums_of_two_blocks_count_for_both(native: ctypes.CDLL) -> None:
     rng = np.random.default_rng(1)
     x, y = rng.standard_normal((500, 6), dtype=np.float32), rng.standard_normal((500, 6), dtype=np.float32)
-    blocks = [(r[:300], r[300:], True, 0.2, 0.25) for r in (x, y)]
+    blocks = [(r[:300], r[300:], "rbf", 0.2, 0.25) for r in (x, y)]
     rows, totals = emulated_sums(native, blocks, tile=192, first=(0, 300), n=500, side=384, cluster=(1, 2))
-    k, other = (kernel_matrix(a, b, gain, shift, rbf=True) for a, b, _, gain, shift in blocks)
+    k, other = (kernel_matrix(a, b, gain, shift, kind="rbf") for a, b, _, gain, shift in blocks)
     expected = [np.concatenate([m.sum(1), m.sum(0)]) for m in (k, other)]
     np.testing.assert_allclose(rows / 2.0**ROW_BITS, expected, atol=1e-4)
     np.testing.assert_allclose(
@@ -256,7 +268,7 @@ def test_sums_have_the_same_bits_for_any_number_of_workers_and_cluster(native: c
     x = np.random.default_rng(2).standard_normal((400, 4), dtype=np.float32)
     runs = [
         emulated_sums(
-            native, [(x, x, True, 0.3, 0.1), (x, x, False, 0.02, 0.0)], tile=192, first=(0, 0), n=400, side=side,
+            native, [(x, x, "rbf", 0.3, 0.1), (x, x, "linear", 0.02, 0.0)], tile=192, first=(0, 0), n=400, side=side,
             workers=workers, cluster=cluster,
         )
         for workers, cluster, side in [(1, (1, 1), 384), (13, (1, 1), 1920), (4, (2, 1), 768), (3, (2, 2), 768)]
@@ -272,7 +284,7 @@ def test_sums_have_the_same_bits_however_the_rows_are_cut(native: ctypes.CDLL) -
     whole, cut = [
         [
             emulated_sums(
-                native, [(x[i], x[j], True, 0.3, 0.1), (y[i], y[j], False, 0.03, 0.0)], tile=192,
+                native, [(x[i], x[j], "rbf", 0.3, 0.1), (y[i], y[j], "linear", 0.03, 0.0)], tile=192,
                 first=(i.start, j.start), n=600, side=384,
             )
             for a, i in enumerate(cuts)
@@ -416,6 +428,49 @@ def test_parts_and_their_products_lose_what_they_state(
     assert off.max() > product / 64, "the bound would let a product too few pass"
 
 
+def cut(x: np.ndarray, unit: np.ndarray) -> np.ndarray:
+    """Towards zero, to whole multiples."""
+    return np.trunc(x / unit) * unit
+
+
+def on_tensor_cores(terms: np.ndarray, step: int) -> np.ndarray:
+    """Sums [..] of terms [.., m] as bounds.h supposes: in a step all are cut to 23 bits below the first of the largest,
+    and so is their sum, of its own."""
+    held = np.zeros(terms.shape[:-1])
+    for first in range(0, terms.shape[-1], step):
+        some = np.concatenate([held[..., None], terms[..., first : first + step]], axis=-1)
+        largest = np.abs(some).max(axis=-1, keepdims=True)
+        unit = np.exp2(np.floor(np.log2(np.where(largest > 0, largest, 1))) - 23)
+        held = cut(some, unit).sum(axis=-1)
+        held = cut(held, np.exp2(np.floor(np.log2(np.where(held != 0, np.abs(held), 1))) - 23))
+    return held
+
+
+@pytest.mark.parametrize("step", [4, 8, 16])
+@pytest.mark.parametrize(("filter", "precision"), [(1, "medium"), (2, "high"), (3, "highest")])
+@pytest.mark.parametrize("rows", ["of-one-sign", "of-both-signs", "worst"])
+def test_sums_of_products_err_by_no_more_than_their_bound(
+    native: ctypes.CDLL, filter: int, precision: str, step: int, rows: str
+) -> None:
+    """``worst``: parts as large as they can be, of one sign, so that what is left out adds up."""
+    depth, rng = 80, np.random.default_rng(step)
+    x, y = (rng.uniform(-1 if rows == "of-both-signs" else 0.5, 1, (40, depth)).astype(np.float32) for _ in range(2))
+    if rows == "worst":
+        x[:], y[:] = 1 + 2.0**-8 + 2.0**-17 + 2.0**-23, 1 + 2.0**-8 + 2.0**-17
+    parts = [[part.double().numpy() for part in split(torch.as_tensor(z), precision)[0].parts] for z in (x, y)]
+    terms = np.concatenate([parts[0][p] * parts[1][q] for p, q in PRODUCTS[precision]], axis=1)
+    seen = [sum(part) for part in parts]
+    off = np.abs(on_tensor_cores(terms, step) - (seen[0] * seen[1]).sum(axis=1))
+    bound = (
+        native.roundings(filter, ctypes.c_int64(depth))
+        * 2.0**-24
+        * np.prod([np.linalg.norm(z, axis=1) for z in seen], axis=0)
+    )
+    assert (off <= bound).all()
+    if rows == "worst" and precision == "high":
+        assert off.max() > bound.max() / 3, "the bound would let a product too few pass"
+
+
 # ---------------------------------------------------------------------------------------------- what watches over it
 
 
@@ -459,12 +514,15 @@ def cases_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     [
         ("sums_are_right", {"n": 2, "d": 8, "other": 8, "kinds": "rbf rbf", "precision": "medium"}),
         ("sums_are_right", {"n": 300, "d": 20, "other": 9, "kinds": "rbf linear", "precision": "high"}),
+        ("sums_are_right", {"n": 200, "d": 20, "other": 9, "kinds": "polynomial rbf", "precision": "highest"}),
         ("sums_are_right", {"n": 90, "d": 33, "other": 9, "kinds": "linear linear", "precision": "highest",
                             "rows": "anisotropic"}),
         ("two_blocks_are_right", {"n": 200, "first": 70}),
         ("search_is_right", {"n": 300, "d": 20, "metric": "euclidean", "rows": "clusters"}),
         ("search_is_right", {"n": 150, "d": 70, "metric": "inner_product", "rows": "anisotropic"}),
         ("queries_are_right", {"n": 40, "m": 130, "d": 24, "certain": True}),
+        ("search_is_right", {"n": 150, "d": 20, "metric": "euclidean", "rows": "clusters", "precision": "high"}),
+        ("queries_are_right", {"n": 40, "m": 130, "d": 24, "certain": False, "precision": "highest"}),
     ],
     ids=lambda one: one if isinstance(one, str) else "",
 )  # fmt: skip

@@ -17,8 +17,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import emulated_gpu
 import numpy as np
 import pytest
+
+import repsim
+from repsim.reductions import hopper
 
 sys.path.append(str(Path(__file__).parents[1]))  # bench is run from a checkout; it is not installed
 from bench import hopper_cases
@@ -181,11 +185,13 @@ SUMS = [
     {"n": 500, "d": 96, "other": 40, "kinds": "rbf rbf", "precision": "high"},
     {"n": 129, "d": 130, "other": 257, "kinds": "linear linear", "precision": "highest"},
     {"n": 400, "d": 130, "other": 72, "kinds": "rbf rbf", "precision": "highest", "rows": "anisotropic"},
+    {"n": 300, "d": 40, "other": 72, "kinds": "polynomial rbf", "precision": "high"},
 ]
 SEARCHES = [
     {"n": 300, "d": 64, "metric": "euclidean", "rows": "random"},
     {"n": 450, "d": 130, "metric": "inner_product", "rows": "clusters"},
     {"n": 500, "d": 72, "metric": "euclidean", "rows": "anisotropic"},
+    {"n": 200, "d": 72, "metric": "euclidean", "rows": "clusters", "precision": "high"},
     {"n": 450, "d": 64, "metric": "euclidean", "rows": "clusters", "capacity": 64},  # lists overflow
 ]
 CASES = [
@@ -194,6 +200,7 @@ CASES = [
     *(("search_is_right", options) for options in SEARCHES),
     ("queries_are_right", {"n": 200, "m": 1000, "d": 64, "certain": True}),
     ("queries_are_right", {"n": 257, "m": 2500, "d": 96, "certain": False}),
+    ("queries_are_right", {"n": 100, "m": 500, "d": 40, "certain": False, "precision": "highest"}),
 ]
 
 
@@ -211,6 +218,36 @@ def test_fused_kernels_are_right(
     monkeypatch.setenv("REPSIM_PTX_CLUSTERS", str(1 + number % 4))
     result = getattr(hopper_cases, kind)(**options)
     assert result["right"], result
+
+
+@pytest.mark.parametrize(
+    ("filter", "in_turn", "base"),
+    [
+        pytest.param("bfloat16", False, False, id="all-pairs-and-promotion"),
+        pytest.param("float32", True, True, id="six-products-in-turn"),
+    ],
+)
+def test_neighbours_through_the_fused_kernels_are_exact(
+    on_the_machine: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch, filter: str, in_turn: bool, base: bool
+) -> None:
+    """From `repsim.nearest` on: lists in turn among block after block, and rows that one product leaves open."""
+    emulated_gpu.install(monkeypatch)
+    for name, stand_in in (("_call", hopper_cases.operations()._call), ("available", lambda device: True)):
+        monkeypatch.setattr(hopper, name, stand_in)
+    monkeypatch.setenv("REPSIM_HOPPER", "1")
+    monkeypatch.setattr(hopper, "lists_fit", lambda n, device, room: not in_turn)
+    if in_turn:
+        monkeypatch.setattr("repsim.blocks.PACKED_BUDGET", 2**14)
+    x = np.random.default_rng(0).normal(size=(410, 21)).astype(np.float32)
+    x[::2] += 20
+    other = x[:300].copy() if base else None
+    rows = emulated_gpu.on_gpu(x), None if other is None else emulated_gpu.on_gpu(other, "base")
+    options = {"metric": "euclidean", "filter": filter, "block_rows": 192}
+    there = repsim.nearest(rows[0], 5, base=rows[1], **options)
+    here = repsim.nearest(x, 5, base=other, metric="euclidean")
+    np.testing.assert_array_equal(there.indices.numpy(), here.indices)
+    np.testing.assert_array_equal(there.scores.numpy(), here.scores)
+    assert there.filter == {"float32": "bfloat16x6"}.get(filter, filter)
 
 
 def test_neither_the_order_nor_the_grid_changes_a_bit(

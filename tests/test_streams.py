@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from emulated_gpu import EmulatedCopies, install, on_gpu, streamed
+from emulated_gpu import EmulatedCopies, Meter, install, on_gpu, streamed
 
 import repsim
 from repsim.arrays import as_rows
-from repsim.reductions import device, device_streams
+from repsim.reductions import device, device_grid, device_moments, device_streams
 
 ORDERS = [pytest.param(False, id="early"), pytest.param(True, id="late")]
 BLOCKS = [
@@ -257,7 +257,78 @@ def test_places_take_what_is_planned(native: Any, data: Any, block_rows: Any) ->
         peak, most = rows.values.copies.peak, 2 * (block_rows or N) * rows.depth * 4
         assert peak["pinned"] == peak["there"] <= most <= least + (block_rows or N) * of_a_row
         assert block_rows != 192 or peak["there"] == most  # a larger block comes but once
+        copies = rows.values.copies
+        assert copies.most_blocks <= device_streams.pinned_bytes([rows], block_rows or N)
+        assert not copies.blocks, "what was pinned is given back"
         assert rows.values.copies.held("there") == 0
+
+
+@pytest.mark.parametrize(
+    ("place", "memory"),
+    [
+        pytest.param(on_gpu, 5_500_000, id="there"),
+        pytest.param(streamed, 5_500_000, id="with-the-host-in-blocks"),
+        pytest.param(streamed, 11_000_000, id="with-the-host-packed-whole"),
+    ],
+)
+def test_a_search_keeps_its_memory(native: Any, place: Any, memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two sides that are kept packed where they fit, and half of the rows settled, beside the lists."""
+    monkeypatch.setattr("repsim.arrays.RESIDENT_ON_DEVICE", 84_000)
+    monkeypatch.setattr(device_streams, "RESIDENT_ON_DEVICE", 84_000)
+    x, base = np.random.default_rng(0).normal(size=(2, 1000, 400)).astype(np.float32)
+    x[::2] += 200
+    base[::2] += 200
+    lists = 1000 * (128 * 8 + 5 * 24 + 44)
+    rows = place(x), place(base, "base")
+    with Meter() as meter:
+        found = repsim.nearest(rows[0], 5, base=rows[1], metric="euclidean", filter="float32", memory=memory)
+    assert found.scanned == 500
+    assert 0.6 * memory < meter.peak - lists <= memory
+    if place is streamed:
+        assert all(one.values.copies.most_blocks <= memory / 2 for one in rows)
+
+
+def test_what_the_host_pins_is_planned(native: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of float64 rows, in powers of two, it may be more than the same blocks take on the GPU."""
+    monkeypatch.setattr(device_streams, "RESIDENT_ON_DEVICE", 84_000)
+    rows = streamed(np.zeros((6000, 128)))
+    options = {"symmetric": True, "block_rows": None, "function": "t", "matrices": [rows]}
+    where = torch.device("cpu")
+    smaller = 0
+    for memory in range(4_000_000, 12_000_000, 250_000):
+        plan = device_grid.traversal(where, 6000, 6000, [128], memory=memory, **options)
+        assert device_streams.pinned_bytes([rows], plan.block_rows) <= memory
+        with monkeypatch.context() as without:
+            without.setattr(device_grid, "pinned_bytes", lambda matrices, rows: 0)
+            unplanned = device_grid.traversal(where, 6000, 6000, [128], memory=memory, **options)
+        smaller += plan.block_rows < unplanned.block_rows
+    assert smaller > 0
+    with pytest.raises(
+        ValueError, match=r"\[t\] expected memory of at least .* for what the host pins of two blocks of"
+    ):
+        monkeypatch.setattr(device_grid, "pinned_bytes", lambda matrices, rows: 2**30)
+        device_grid.traversal(where, 6000, 6000, [128], memory=10**8, **options)
+
+
+@pytest.mark.parametrize("place", [on_gpu, streamed], ids=["there", "with-the-host"])
+def test_linear_cka_keeps_its_memory(native: Any, data: Any, place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In as many passes as that takes, to the same bits."""
+    monkeypatch.setattr(device_streams, "RESIDENT_ON_DEVICE", 8400)
+    monkeypatch.setattr(device_moments, "RESIDENT_ON_DEVICE", 8400)
+    both = [place(data[0]), place(data[1], "y")]
+    whole = repsim.cka(*both)
+    for pairs, sweeps in (([(0, 1)], 4), ([(0, 0), (0, 1), (1, 1)], 2)):
+        rows = [place(data[0]), place(data[1], "y")]
+        memory = device_moments.moments_bytes(rows, pairs)
+        with Meter() as meter:
+            assert repsim.cka(*rows, memory=memory).value == whole.value
+        assert 0.5 * memory < meter.peak <= memory
+        if place is streamed:
+            assert [one.values.uploaded for one in rows] == [sweeps * N, sweeps * N]
+    with pytest.raises(
+        ValueError, match=r"\[cka\] expected memory of at least \d+ .* the 21 x 13 products of features"
+    ):
+        repsim.cka(*both, memory=device_moments.moments_bytes(both, [(0, 1)]) - 1)
 
 
 def test_a_memory_too_small_is_refused(native: Any, data: Any) -> None:

@@ -39,13 +39,17 @@ void split_rows(const float* x /* [rows, x_stride] */, int64_t rows, int64_t dep
 
 // One kernel matrix between two blocks, with t = x_i . x_j as the precision takes it:
 //   Kernel::linear gain t - shift ; Kernel::rbf exp(gain (t - half_i - half_j)) - shift
+//   Kernel::polynomial gain t + sum_m coefficients[m] (t + half_i + half_j)^m - shift, whose halves are any numbers
 // There is no clamp and nothing is mended: gain (half_i + half_j) must not exceed 128 for the rbf, or distances between
 // near rows that lie far from the origin have lost their digits.
 struct FusedKernel {
   SplitRows i, j;
   Kernel kernel;
   float gain, shift;
+  const float* coefficients;  // [degree + 1], on the host: only for Kernel::polynomial
+  int degree;                 // at most kMostDegree
 };
+constexpr int kMostDegree = 4;
 
 // kernel_sums of ../ops.h for two matrices, one of them left. The three products are 0 with 0, 0 with 1 and 1 with 1,
 // two limbs each; bits above 32 that stay in a lower limb are to be dropped. `first_i` = `first_j` says that both

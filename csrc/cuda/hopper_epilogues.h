@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "../keys.h"
+#include "hopper.h"
 #include "hopper_schedule.h"
 
 namespace repsim::cuda::hopper {
@@ -40,15 +41,29 @@ REPSIM_HOST_DEVICE bool whole(const Schedule& s, int row, int column) {
 
 // ---------------------------------------------------------------------------------------------- sums of kernels
 
-// K - shift from a product t: 2^(scale t - a - b) - shift with a, b = scale half_i, scale half_j; or scale t - shift.
+// K - shift from a product t and what is added for both rows, a and b:
+//   linear scale t - shift ; rbf 2^(scale t - a - b) - shift with a, b = scale half_i, scale half_j ;
+//   polynomial scale t + sum_m coefficients[m] (t + a + b)^m, less the shift already, with a, b = half_i, half_j
 struct KernelForm {
-  bool rbf;
+  Kernel kernel;
   float scale, shift;
+  float coefficients[kMostDegree + 1];
+
+  REPSIM_HOST_DEVICE float half_scale() const { return kernel == Kernel::rbf ? scale : 1.0f; }
 };
+
+inline KernelForm kernel_form(Kernel kernel, float gain, float shift, const float* coefficients, int degree) {
+  KernelForm form{kernel, gain * (kernel == Kernel::rbf ? 1.44269504f : 1.0f), shift, {}};
+  if (kernel == Kernel::polynomial) {
+    for (int m = 0; m <= degree; ++m) form.coefficients[m] = coefficients[m];
+    form.coefficients[0] -= shift;
+  }
+  return form;
+}
 
 template <int kColumns>
 struct SumsShared {
-  float half_i[2][kGroupRows], half_j[2][kColumns];  // times the scale
+  float half_i[2][kGroupRows], half_j[2][kColumns];  // times their scale
   float columns[4][2][kColumns];                     // of every warp's rows
 };
 
@@ -64,13 +79,23 @@ struct SumsTotals {
 template <int kColumns, class Accumulators, class Lane>
 REPSIM_HOST_DEVICE void to_kernel(Accumulators& t, const KernelForm& form, const float* half_i, const float* half_j,
                                   Lane& lane) {
-  if (form.rbf) {
-    const int row = fragment_row(lane.thread(), 0);
+  const int row = fragment_row(lane.thread(), 0);
+  if (form.kernel == Kernel::rbf) {
     const float a[2] = {half_i[row], half_i[row + 8]};
 #pragma unroll
     for (int m = 0; m < kColumns / 2; ++m) {
       const float b = half_j[fragment_column(lane.thread(), m)];
       t[m] = lane.power_of_two(fmaf(form.scale, t[m], -(a[m >> 1 & 1] + b))) - form.shift;
+    }
+  } else if (form.kernel == Kernel::polynomial) {
+    const float a[2] = {half_i[row], half_i[row + 8]};
+#pragma unroll
+    for (int m = 0; m < kColumns / 2; ++m) {
+      const float x = t[m] + (a[m >> 1 & 1] + half_j[fragment_column(lane.thread(), m)]);
+      float p = form.coefficients[kMostDegree];  // 0 beyond the degree
+#pragma unroll
+      for (int c = kMostDegree - 1; c >= 0; --c) p = fmaf(p, x, form.coefficients[c]);
+      t[m] = fmaf(form.scale, t[m], p);
     }
   } else {
 #pragma unroll

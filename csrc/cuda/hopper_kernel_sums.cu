@@ -58,7 +58,7 @@ __device__ void fetch_halves(const SumsArguments& a, int row, int column, SumsSh
 template <int kColumns>
 __device__ void scale_halves(const SumsArguments& a, SumsShared<kColumns>& shared, const DeviceLane& lane) {
   lane.copied();
-  for_own_halves(shared, lane.thread(), [&](int p, bool, int, float* half) { *half *= a.form[p].scale; });
+  for_own_halves(shared, lane.thread(), [&](int p, bool, int, float* half) { *half *= a.form[p].half_scale(); });
   lane.meet();
 }
 
@@ -152,15 +152,16 @@ void kernel_sums(const FusedKernel* matrices, Precision precision, const BlockRa
                         Shape::kClusterColumns * Shape::kColumns, triangle, kSumsSupertile);
   for (int p = 0; p < 2; ++p) {
     const FusedKernel& m = matrices[p];
-    if (m.kernel != Kernel::rbf && m.kernel != Kernel::linear)
-      throw std::invalid_argument("[kernel_sums] expected kernels rbf or linear on the fused path");
+    if (m.kernel != Kernel::rbf && m.kernel != Kernel::linear && m.kernel != Kernel::polynomial)
+      throw std::invalid_argument("[kernel_sums] expected kernels rbf, linear or polynomial on the fused path");
+    if (m.kernel == Kernel::polynomial && (m.degree < 0 || m.degree > kMostDegree || !m.i.half || !m.j.half))
+      throw std::invalid_argument("[kernel_sums] expected a polynomial of a degree of at most 4, and halves");
     if (m.i.rows != range.rows_i || m.j.rows != range.rows_j || m.i.depth != m.j.depth)
       throw std::invalid_argument("[kernel_sums] expected blocks of the range's rows and of one depth");
     encode_tensor_map(a.left[p], m.i, a.products.parts, Shape::kLeftSlice);
     encode_tensor_map(a.right[p], m.j, a.products.parts, Shape::kRightSlice);
     a.depth[p] = static_cast<int>(m.i.depth);
-    const bool rbf = m.kernel == Kernel::rbf;
-    a.form[p] = {rbf, m.gain * (rbf ? 1.44269504f : 1.0f), m.shift};
+    a.form[p] = kernel_form(m.kernel, m.gain, m.shift, m.coefficients, m.degree);
     a.half_i[p] = m.i.half;
     a.half_j[p] = m.j.half;
   }

@@ -120,8 +120,8 @@ def cka(
 
     x and y may lie on one GPU of compute capability 8.0 or later (torch, CuPy, JAX, DLPack), where this build has the
     operations for it. They are worked on where they lie, on torch's current stream; ``threads`` then does not matter,
-    ``memory`` is of the GPU (default: half of what is free), and its tiles have up to 3072 rows. A sample of up to
-    2 048 rows is read on the CPU.
+    ``memory`` is of the GPU (default: half of what is free), and as much of the host's may be pinned (by default half
+    of what is available there); its tiles have up to 3072 rows. A sample of up to 2 048 rows is read on the CPU.
 
     Returns
     -------

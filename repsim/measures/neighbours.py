@@ -49,7 +49,8 @@ class Neighbours:
     ``indices`` [n, k] int64; ``scores`` [n, k] float32, larger is nearer: the cosine, the inner product, or minus the
     Euclidean distance; numpy arrays or, for rows on a GPU, arrays there of the framework that the rows came from.
     ``base_rows`` rows were searched; ``excludes_self`` says that they are the rows themselves.
-    ``filter`` says what proposed the candidates, "float32" or "bfloat16"; the lists are the same. ``scanned`` rows had
+    ``filter`` says what proposed the candidates, "float32" or "bfloat16", or, by the fused kernels of a Hopper GPU,
+    "bfloat16x3" or "bfloat16x6", so many products of bfloat16 parts; the lists are the same. ``scanned`` rows had
     neighbours too close together for it: they were searched a second time, by float64 scores of all that float32 could
     not rule out. ``certified`` graphs are proven exact in every row: each score of a filter is known to lie within a
     bound of the exact one (the measured rounding of the two packed rows, and that of the sums), and no row that was
@@ -179,7 +180,9 @@ def nearest(
     base: [m, d] rows to search. None searches x itself and leaves every row out of its own list by its index, so that
         duplicates stay.
     filter: what proposes candidates: "float32", "bfloat16" (twice as fast; only on CPUs that multiply it), or "auto":
-        bfloat16 where it pays, which is tried out on a few rows first. The result does not depend on it.
+        bfloat16 where it pays, which is tried out on a few rows first. The result does not depend on it. With the fused
+        kernels for Hopper GPUs (REPSIM_HOPPER=1) rows are sums of bfloat16 parts: float32 takes six products of three,
+        and what bfloat16 cannot prove, a few rows or all, three products of two.
     threads, memory, block_rows, progress: as for :func:`repsim.cka`; the result does not depend on the first three. Of
         a memory map, the pages around the candidates of 8192 rows at a time come beside the memory.
     device: as for :func:`repsim.cka`. The graph of rows that are brought to a GPU has numpy arrays.

@@ -6,14 +6,15 @@ the blocks are; everything that is summed across tiles is a whole number.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .. import blocks
-from ..arguments import require_memory
+from ..arguments import available_memory, require_memory
 from ..arrays import DeviceRows, Rows
-from .device_streams import place_bytes
+from .device_streams import pinned_bytes, place_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -41,10 +42,13 @@ def traversal(
     memory: int | None,
     function: str,
     matrices: Sequence[Rows] = (),
+    beside: int = 0,
+    of_a_row: int = 0,
 ) -> blocks.Traversal:
     """As :func:`repsim.blocks.traversal`, in whole tiles of the GPU; by default within half of what is free there.
 
-    ``matrices``: those among which some may be brought there, and take memory on the way.
+    ``matrices``: those among which some may be brought there, and take memory on the way; what the host pins for that
+    is as much at the most, or by default half of what is available there.
 
     Raises
     ------
@@ -53,20 +57,40 @@ def traversal(
     import torch
 
     tile = tile_rows(max(rows, columns))
-    row_bytes = 3 * sum(-(-depth // 8) * 8 for depth in depths) * 4  # of block i, block j, and the next one
-    unpacked = (2 * len(depths) + 1) * tile * tile * 4
-    purpose = f"blocks and tiles of {tile} rows"
-    places, bytes_on_the_way = place_bytes(matrices)
-    if places:
-        unpacked, row_bytes = unpacked + places, row_bytes + bytes_on_the_way
-        purpose = f"blocks and tiles of {tile} rows, and two blocks on their way"
+    unpacked, row_bytes = _budget(tile, depths, matrices, of_a_row)
+    unpacked += beside
+    on_the_way = ", and two blocks on their way" if place_bytes(matrices)[0] else ""
+    purpose = f"blocks and tiles of {tile} rows{on_the_way}"
     require_memory(unpacked + tile * row_bytes, memory, function=function, purpose=purpose)
+    pinned = pinned_bytes(matrices, tile)
+    require_memory(pinned, memory, function=function, purpose=f"what the host pins of two blocks of {tile} rows")
+    most_pinned = sys.maxsize if memory is None else memory
     if memory is None:
         free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 8 * blocks.PACKED_BUDGET
         memory = free // 2
+        most_pinned = (available_memory() or most_pinned) // 2
     fitting = (memory - unpacked) // row_bytes
     most = MOST_ROWS if block_rows is None else block_rows
-    return blocks.Traversal(rows, columns, max(min(fitting, most) // tile, 1) * tile, symmetric)
+    tiles = max(min(fitting, most) // tile, 1)
+    while tiles > 1 and pinned_bytes(matrices, tiles * tile) > most_pinned:
+        tiles -= 1
+    return blocks.Traversal(rows, columns, tiles * tile, symmetric)
+
+
+def least_bytes(
+    rows: int, columns: int, depths: Sequence[int], matrices: Sequence[Rows] = (), *, of_a_row: int = 0
+) -> int:
+    """The smallest memory that :func:`traversal` takes."""
+    tile = tile_rows(max(rows, columns))
+    unpacked, row_bytes = _budget(tile, depths, matrices, of_a_row)
+    return max(unpacked + tile * row_bytes, pinned_bytes(matrices, tile))
+
+
+def _budget(tile: int, depths: Sequence[int], matrices: Sequence[Rows], of_a_row: int) -> tuple[int, int]:
+    """Bytes beside the blocks, and for every row of them: block i, block j, and the next one."""
+    places, bytes_on_the_way = place_bytes(matrices)
+    packed = 3 * sum(-(-depth // 8) * 8 for depth in depths) * 4
+    return (2 * len(depths) + 1) * tile * tile * 4 + places, packed + bytes_on_the_way + of_a_row
 
 
 def square_traversal(

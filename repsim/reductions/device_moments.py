@@ -6,12 +6,29 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..arrays import Rows
+from ..arrays import RESIDENT_ON_DEVICE, Rows
 from .centre import column_sums
 from .device import on_host, placed
+from .device_streams import pinned_bytes, place_bytes
 from .moments import LONGEST, FeatureMoments, provisional_origin, too_long
 
 ROWS = 8192  # in float64 at a time; fixed, so that nothing that the caller chooses changes the order of the additions
+
+
+def moments_bytes(matrices: Sequence[Rows], asked: Sequence[tuple[int, int]]) -> int:
+    """The memory of :func:`feature_moments`: of the GPU, or what the host pins, whichever is more.
+
+    On the way to the sums, rows are lifted in float64, three of them for one that is being lifted; before, the sums of
+    columns take float64 rows and what tells whether they are finite.
+    """
+    widths = [rows.depth + 2 for rows in matrices]
+    count = min(ROWS, len(matrices[0]))
+    products = 8 * sum(widths[p] * widths[q] for p, q in asked)
+    lifted = 8 * count * (sum(widths) + 3 * max(widths))
+    summed = max(10 * min(RESIDENT_ON_DEVICE // rows.values.itemsize, len(rows) * rows.depth) for rows in matrices)
+    least, of_a_row = place_bytes(matrices)
+    places = max(least, count * of_a_row)
+    return max(products + max(lifted, summed) + places, pinned_bytes(matrices, count))
 
 
 def feature_moments(

@@ -52,6 +52,9 @@ class Copies(Protocol):
     def settle(self, event: Any) -> None:
         """Returns after the event."""
 
+    def unpin(self) -> None:
+        """Gives the system back what was pinned and is not used any more."""
+
 
 class CopyStream:
     """A stream of a GPU, of torch's, that copies from pinned memory."""
@@ -98,6 +101,14 @@ class CopyStream:
 
     def settle(self, event: Any) -> None:
         event.synchronize()
+
+    def unpin(self) -> None:
+        import torch
+
+        self._stream.synchronize()  # what was copied last is not used any more either
+        empty_cache = getattr(torch._C, "_host_emptyCache", None)  # of CUDA builds; there is no public name for it
+        if empty_cache is not None:
+            empty_cache()
 
 
 @dataclass(eq=False)
@@ -204,6 +215,7 @@ class Uploads:
             place.rows = None
             if len(place.there) < size:
                 place = None  # and its memory is free before there is other
+                self.copies.unpin()
         if place is None:
             place = _Place(self.copies.pinned(size), self.copies.there(size), self.copies.so_far())
         self._places.append(place)
@@ -382,13 +394,26 @@ def place_bytes(matrices: Sequence[Rows]) -> tuple[int, int]:
     return least, sum(PLACES * one._size(1) for one in own)
 
 
+def pinned_bytes(matrices: Sequence[Rows], rows: int) -> int:
+    """What the host pins for blocks of so many rows: torch rounds what it pins up to a power of two."""
+    return sum(
+        PLACES * _power_of_two_from(min(max(RESIDENT_ON_DEVICE, one._size(rows)), one._size(len(one.rows))))
+        for one in _uploads(matrices)
+    )
+
+
+def _power_of_two_from(size: int) -> int:
+    return 1 << (size - 1).bit_length()
+
+
 @contextmanager
 def streaming(matrices: Sequence[Rows]) -> Iterator[None]:
     """While rows may be on their way; afterwards, whatever has happened, nothing is held here and nothing is under way.
 
-    What torch pins it rounds up to a power of two and keeps for later calls.
+    What torch has pinned it would keep for later calls; where it can be asked to, it gives that back.
     """
     with ExitStack() as ending:
         for uploads in _uploads(matrices):
-            ending.callback(uploads.close)
+            ending.callback(uploads.copies.unpin)
+            ending.callback(uploads.close)  # before
         yield

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -34,9 +34,9 @@ def feature_sums(
 
     Every matrix is read once. With ``memory``, in bytes, products that do not fit at once are made in several passes,
     each of which reads the matrices of its pairs. Memory: (d + 2) (d' + 2) float64 for every pair of a pass, at most
-    128 MiB of lifted rows (512 rows where they are wider), and 8 MiB of a memory map. On a GPU all products are made at
-    once, in a second pass over the rows, about their means. Cost: 2 n d d' flop a pair, half
-    of that for a matrix with itself.
+    128 MiB of lifted rows (512 rows where they are wider), and 8 MiB of a memory map. On a GPU products are made in a
+    second pass over the rows, about their means, and 8192 rows are lifted at a time: that, and what is on its way
+    there, counts too. Cost: 2 n d d' flop a pair, half of that for a matrix with itself.
 
     Raises
     ------
@@ -44,19 +44,17 @@ def feature_sums(
         of float64, or the memory does not hold one pair.
     """
     n = len(matrices[0])
+    asked = asked_pairs(len(matrices), left)
     if isinstance(matrices[0], DeviceRows):
-        made = device_moments.feature_moments(matrices, asked_pairs(len(matrices), left), function=function)
-        made.check_lengths(matrices, function=function)
-        return sums_of(len(matrices), {pair: made.centred(*pair) for pair in made.products})
-    plan = _passes(matrices, asked_pairs(len(matrices), left), memory, function)
+        return _sums_on_device(matrices, asked, memory, function)
+    plan = _passes(matrices, asked, memory, function)
     origins = [provisional_origin(rows) for rows in matrices]
     steps = sum(-(-n // room) for _, room in plan)
     found: dict[Pair, Centred] = {}
     done = 0
     for pairs, room in plan:
-        members = sorted({p for pair in pairs for p in pair})
-        place = {p: i for i, p in enumerate(members)}
-        moments = FeatureMoments([origins[p] for p in members], [(place[p], place[q]) for p, q in pairs], room)
+        members, own_pairs = _members(pairs)
+        moments = FeatureMoments([origins[p] for p in members], own_pairs, room)
         own = [matrices[p] for p in members]
         for start in range(0, n, room):
             stop = min(start + room, n)
@@ -68,8 +66,29 @@ def feature_sums(
                 progress(done, steps)
         moments.sum_gathered(threads=threads)
         moments.check_lengths(own, function=function)
-        found |= {(p, q): moments.centred(place[p], place[q]) for p, q in pairs}
+        found |= {pair: moments.centred(*at) for pair, at in zip(pairs, own_pairs, strict=True)}
     return sums_of(len(matrices), found)
+
+
+def _sums_on_device(matrices: Sequence[Rows], asked: Sequence[Pair], memory: int | None, function: str) -> HsicSums:
+    def least(pairs: Sequence[Pair]) -> int:
+        members, own_pairs = _members(pairs)
+        return device_moments.moments_bytes([matrices[p] for p in members], own_pairs)
+
+    found: dict[Pair, Centred] = {}
+    for pairs in _grouped(matrices, asked, least, memory, function):
+        members, own_pairs = _members(pairs)
+        own = [matrices[p] for p in members]
+        moments = device_moments.feature_moments(own, own_pairs, function=function)
+        moments.check_lengths(own, function=function)
+        found |= {pair: moments.centred(*at) for pair, at in zip(pairs, own_pairs, strict=True)}
+    return sums_of(len(matrices), found)
+
+
+def _members(pairs: Sequence[Pair]) -> tuple[list[int], list[Pair]]:
+    """The matrices of some pairs, and these pairs as places among them."""
+    members = sorted({p for pair in pairs for p in pair})
+    return members, [(members.index(p), members.index(q)) for p, q in pairs]
 
 
 def sums_of(count: int, centred: Mapping[Pair, Centred]) -> HsicSums:
@@ -131,6 +150,21 @@ def _passes(
     def least(pairs: Sequence[Pair]) -> int:
         return held(pairs) + lifted_bytes(depths(pairs), _core.SUMMED_ROWS)
 
+    passes = _grouped(matrices, asked, least, memory, function)
+    budgets = [
+        blocks.PACKED_BUDGET if memory is None else min(blocks.PACKED_BUDGET, memory - held(pairs)) for pairs in passes
+    ]
+    return [(pairs, room_for(depths(pairs), budget)) for pairs, budget in zip(passes, budgets, strict=True)]
+
+
+def _grouped(
+    matrices: Sequence[Rows],
+    asked: Sequence[Pair],
+    least: Callable[[Sequence[Pair]], int],
+    memory: int | None,
+    function: str,
+) -> list[list[Pair]]:
+    """Pairs that are made in one pass: as many as the memory holds, of which they take the ``least`` together."""
     passes: list[list[Pair]] = []
     for pair in sorted(asked):  # those of one matrix follow each other: a pass reads few matrices
         if memory is not None:
@@ -140,7 +174,4 @@ def _passes(
             passes[-1].append(pair)
         else:
             passes.append([pair])
-    budgets = [
-        blocks.PACKED_BUDGET if memory is None else min(blocks.PACKED_BUDGET, memory - held(pairs)) for pairs in passes
-    ]
-    return [(pairs, room_for(depths(pairs), budget)) for pairs, budget in zip(passes, budgets, strict=True)]
+    return passes

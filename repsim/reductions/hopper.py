@@ -9,8 +9,8 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 PRECISIONS = {"medium": 0, "high": 1, "highest": 2}
 PARTS = {"medium": 1, "high": 2, "highest": 3}
-KERNELS = {"linear": 0, "rbf": 2}
+FILTERS = {"bfloat16": "medium", "bfloat16x3": "high", "bfloat16x6": "highest"}  # of neighbours: products of parts
+KERNELS = {"linear": 0, "polynomial": 1, "rbf": 2}
+MOST_DEGREE = 4  # of a polynomial in registers
 NO_FLOOR = 0x00800000 << 32  # the key of -FLT_MAX, in the last place
 LIST_ROOM = 1024  # candidates that a list holds while it is searched
 FARTHEST = 128.0  # gain times both halves: beyond, float32 products lose digits of the distances between near rows
@@ -38,7 +40,7 @@ class _SplitRows(ctypes.Structure):
 class _FusedKernel(ctypes.Structure):
     _fields_ = (
         ("i", _SplitRows), ("j", _SplitRows), ("kernel", ctypes.c_int), ("gain", ctypes.c_float),
-        ("shift", ctypes.c_float),
+        ("shift", ctypes.c_float), ("coefficients", ctypes.POINTER(ctypes.c_float)), ("degree", ctypes.c_int),
     )  # fmt: skip
 
 
@@ -157,15 +159,25 @@ def split(x: torch.Tensor, precision: str, *, residuals: bool = False) -> tuple[
     return Split(parts, half, depth), lost
 
 
+Base = Callable[[], Iterable[tuple[int, Split]]]  # the rows that are searched, in parts: where one begins, and it
+
+
 @dataclass(frozen=True)
 class FusedMatrix:
     """A kernel matrix minus a shift, between two blocks."""
 
     i: Split
     j: Split
-    kernel: str  # "linear" or "rbf"
+    kernel: str  # "linear", "polynomial" or "rbf"
     gain: float
     shift: float
+    coefficients: Sequence[float] = ()  # of a polynomial; its halves are what is added for both rows
+
+    def _flat(self) -> _FusedKernel:
+        count = len(self.coefficients)
+        own = (ctypes.c_float * max(count, 1))(*self.coefficients)
+        kernel = KERNELS[self.kernel]
+        return _FusedKernel(self.i._flat(), self.j._flat(), kernel, self.gain, self.shift, own, count - 1)
 
 
 def kernel_sums(
@@ -177,9 +189,7 @@ def kernel_sums(
     products: Sequence[torch.Tensor],
 ) -> None:
     """Adds one pair of blocks to ``row_sums`` [2, n] int64 and ``products``, three times [2] int64."""
-    flat = (_FusedKernel * 2)(
-        *(_FusedKernel(m.i._flat(), m.j._flat(), KERNELS[m.kernel], m.gain, m.shift) for m in matrices)
-    )
+    flat = (_FusedKernel * 2)(*(one._flat() for one in matrices))
     to = (ctypes.c_void_p * 3)(*(one.data_ptr() for one in products))
     _call(
         "kernel_sums", row_sums, flat, PRECISIONS[precision], ctypes.byref(_BlockRange(*span)),
@@ -216,26 +226,39 @@ class Lists:
 
 
 def search_rows(
-    i: Split, j: Split, precision: str, kept: int, lists: Lists, *, inputs: torch.Tensor | None = None,
-    own: bool = False, certain: bool = False,
+    i: Split, j: Split, precision: str, kept: int, lists: Lists, *, first_j: int = 0,
+    inputs: torch.Tensor | None = None, own: bool = False, certain: bool = False,
 ) -> None:  # fmt: skip
-    """The ``kept`` best rows of j for every row of i. ``own``: row r is input ``inputs[r]``, or r, and not its own."""
+    """The ``kept`` best rows of j, and of those that the lists hold, for every row of i.
+
+    ``first_j``: the input that row 0 of j is. ``own``: row r is input ``inputs[r]``, or r, and not its own.
+    """
     _call(
         "search_rows", lists.keys, ctypes.byref(_Search(i._flat(), j._flat(), PRECISIONS[precision])),
-        ctypes.byref(_Served(0, 0, 1, None if inputs is None else inputs.data_ptr(), False, False, own)),
+        ctypes.byref(_Served(0, first_j, 1, None if inputs is None else inputs.data_ptr(), False, False, own)),
         ctypes.c_int64(kept), int(certain), lists._flat(), _at(lists.overflowed),
     )  # fmt: skip
 
 
-def _again(lists: Lists, x: Split, base: Split, precision: str, kept: int, *, own: bool) -> None:
+def _again(lists: Lists, x: Split, base: Base, precision: str, kept: int, own: int | None) -> None:
     """Searches the rows whose lists overflowed again, in rounds so narrow that none can."""
     rows = lists.overflowed.nonzero()[:, 0]
     if not len(rows):
         return
     again = Lists.empty(len(rows), lists.keys.shape[1], lists.keys.device)
-    search_rows(x.rows(rows), base, precision, kept, again, inputs=rows, own=own, certain=True)
+    inputs = None if own is None else rows + own
+    _search(x.rows(rows), base, precision, kept, again, inputs, certain=True)
     lists.keys[rows], lists.counts[rows], lists.floors[rows] = again.keys, again.counts, again.floors
     lists.overflowed[rows] = again.overflowed
+
+
+def _search(
+    x: Split, base: Base, precision: str, kept: int, lists: Lists, inputs: torch.Tensor | None, *, certain: bool
+) -> None:
+    for first, part in base():
+        search_rows(
+            x, part, precision, kept, lists, first_j=first, inputs=inputs, own=inputs is not None, certain=certain
+        )
 
 
 def search_all_pairs(x: Split, precision: str, kept: int, lists: Lists, *, sampled: int | None = None) -> None:
@@ -250,7 +273,7 @@ def search_all_pairs(x: Split, precision: str, kept: int, lists: Lists, *, sampl
         "search_all_pairs", lists.keys, ctypes.byref(_Search(x._flat(), x._flat(), PRECISIONS[precision])),
         ctypes.c_int64(kept), ctypes.c_int64(sampled), lists._flat(), _at(lists.overflowed),
     )  # fmt: skip
-    _again(lists, x, x, precision, kept, own=True)
+    _again(lists, x, lambda: [(0, x)], precision, kept, 0)
 
 
 # ------------------------------------------------------------------------------------- in place of tiles of products
@@ -264,16 +287,16 @@ def asked_for(device: Any) -> bool:
 def takes(matrices: Sequence[Sequence[tuple]], left: int) -> bool:
     """Whether these matrices of packed blocks, as repsim::kernel_sums has them, are summed by the fused kernel.
 
-    They are two, each a single linear or RBF kernel, whose rows are so near to the origin that no distance between near
-    rows loses its digits. To know that, the halves are looked at, which waits for the GPU.
+    They are two, each a single linear, polynomial or RBF kernel; rows of the last lie so near to the origin that no
+    distance between near rows loses its digits. To know that, the halves are looked at, which waits for the GPU.
     """
     if len(matrices) != 2 or left != 1 or any(len(terms) != 1 or len(terms[0][0]) != 1 for terms in matrices):
         return False
     if not asked_for(matrices[0][0][0][0][0][0].values.device):
         return False
     for (factors, _, weight), *_ in matrices:
-        (_, half_i), (_, half_j), kernel, gain, _ = factors[0]
-        if kernel not in KERNELS or weight != 1.0:
+        (_, half_i), (_, half_j), kernel, gain, coefficients = factors[0]
+        if kernel not in KERNELS or weight != 1.0 or len(coefficients) > MOST_DEGREE + 1:
             return False
         if kernel == "rbf" and gain * float(half_i.max() + half_j.max()) > FARTHEST:
             return False
@@ -299,28 +322,29 @@ def sum_blocks(
     """As :func:`repsim.reductions.device.kernel_sums`, for matrices that the fused kernel takes."""
     fused = []
     for (factors, shift, _), *_ in matrices:
-        (i, half_i), (j, half_j), kernel, gain, _ = factors[0]
+        (i, half_i), (j, half_j), kernel, gain, coefficients = factors[0]
         left, precision = _split_block(i, half_i)
         right = left if i is j else _split_block(j, half_j)[0]
-        fused.append(FusedMatrix(left, right, kernel, gain, shift))
+        if kernel == "polynomial":  # what is added for a row, not half its squared norm
+            left, right = replace(left, half=half_i), replace(right, half=half_j)
+        fused.append(FusedMatrix(left, right, kernel, gain, shift, coefficients))
     kernel_sums(fused, precision, span, row_bits, row_sums, [products[p, q, 0] for p, q in ((0, 0), (0, 1), (1, 1))])
 
 
-def lists_fit(n: int, kept: int, device: Any) -> bool:
-    """Whether lists of so many rows are long enough, and take at most a quarter of the memory that is free."""
+def lists_fit(n: int, device: Any, room: int | None) -> bool:
+    """Whether the lists of so many rows fit in the room, or in a quarter of the memory that is free."""
     import torch
 
-    return 4 * kept <= LIST_ROOM and 8 * LIST_ROOM * n <= torch.cuda.mem_get_info(device)[0] // 4
+    return 8 * LIST_ROOM * n <= (torch.cuda.mem_get_info(device)[0] // 4 if room is None else room)
 
 
-def best_rows(block: Any, half: Any, base: Any, base_half: Any, kept: int, *, distances: bool) -> Lists:
-    """The ``kept`` best rows of a bfloat16 base for every row of a block; the others' where the base is the block."""
-    x = Split(block.values[None, : block.count], half if distances else None, block.values.shape[1])
-    lists = Lists.empty(block.count, LIST_ROOM, block.values.device)
-    if base is block:
-        search_all_pairs(x, "medium", kept, lists)
-    else:
-        other = Split(base.values[None, : base.count], base_half if distances else None, base.values.shape[1])
-        search_rows(x, other, "medium", kept, lists)
-        _again(lists, x, other, "medium", kept, own=False)
+def best_rows(x: Split, base: Base, precision: str, kept: int, *, own: int | None) -> Lists:
+    """The ``kept`` best rows of a base for every row. ``own``: row r of x is row ``own`` + r of it, and not its own."""
+    import torch
+
+    n, device = x.parts.shape[1], x.parts.device
+    lists = Lists.empty(n, LIST_ROOM, device)
+    inputs = None if own is None else torch.arange(own, own + n, device=device)
+    _search(x, base, precision, kept, lists, inputs, certain=False)
+    _again(lists, x, base, precision, kept, own)
     return lists

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +25,8 @@ PILOT = 192
 MOST_OPEN = 0.25
 # Beyond this share more candidates are worth their time.
 FEW_OPEN = 0.03
+# What a feature takes in a filter, in halves of a word.
+HALF_WORDS = {"bfloat16": 1, "float32": 2, "bfloat16x3": 2, "bfloat16x6": 3}
 
 
 @dataclass(frozen=True)
@@ -99,24 +101,24 @@ def search(
     if trying:
         pays = n > 8 * PILOT and n * len(sides[-1].rows) >= LEAST_PAIRS
         filter = "bfloat16" if pays and searching.multiplies_bfloat16 else "float32"
-    packed, margin = searching.packed(filter), _margin(filter, k)
-    steps = Steps(progress)
+    packed, steps = searching.packed(filter), Steps(progress)
+    margin = margin_of(packed[0].filter, k)
     if trying and filter == "bfloat16":
         share, margin = searching.try_out(packed, margin)
         if share > MOST_OPEN:
-            filter = "float32"
-            packed, margin = searching.packed(filter), _margin(filter, k)
+            packed = searching.finer(packed)
+            margin = margin_of(packed[0].filter, k)
     found, still_open = searching.run(packed, margin, steps)
-    if trying and filter == "bfloat16" and len(still_open.rows) > MOST_OPEN * n:
-        filter = "float32"
-        packed = searching.packed(filter)
-        found, still_open = searching.run(packed, _margin(filter, k), steps)
+    if trying and packed[0].filter == "bfloat16" and len(still_open.rows) > MOST_OPEN * n:
+        packed = searching.finer(packed)
+        found, still_open = searching.run(packed, margin_of(packed[0].filter, k), steps)
+    still_open = searching.promoted(found, still_open, packed)
     searching.settle(found, still_open, packed)
     steps.end()
-    return replace(found, filter=filter, scanned=len(still_open.rows))
+    return replace(found, scanned=len(still_open.rows))
 
 
-def _margin(filter: str, k: int) -> int:
+def margin_of(filter: str, k: int) -> int:
     """Candidates kept beyond k: the gap between the k-th and the last of them is what certifies a row."""
     return min(10 + k // 2, 40 + k // 4) if filter == "bfloat16" else 8 + k // 8
 
@@ -154,19 +156,27 @@ class Side:
 
 
 class PackedSide:
-    """The rows of a side as a filter sees them, block by block; all blocks are kept if they fit the budget."""
+    """The rows of a side as a filter sees them, block by block; all blocks are kept if they fit the room for them."""
 
-    def __init__(self, side: Side, filter: str, slack: float, memory: int | None) -> None:
+    def __init__(self, side: Side, filter: str, slack: float, room: int | None) -> None:
         self.side, self.filter = side, filter
         n, depth = len(side.rows), side.rows.depth
-        self.words = -(-depth // 2) if filter == "bfloat16" else depth
+        self.words = -(-depth * HALF_WORDS[filter] // 2)
         self.halves: Any
         self.residuals: Any
         self.halves, self.residuals = np.empty((2, n), np.float32)
         self.floor = slack + math.sqrt(depth) * 2.0**-125  # a subnormal entry is lost
-        budget = blocks.PACKED_BUDGET if memory is None else memory // 2  # the other half for the other side
-        self.keeps_all = n * self.words * 4 <= budget
+        self.keeps_all = n * self.words * 4 <= (blocks.PACKED_BUDGET if room is None else room)
         self.kept: dict[int, tuple[Any, Any]] = {}
+
+    def forget(self) -> None:
+        """Give up what is packed."""
+        self.kept.clear()
+
+    @property
+    def bytes_kept(self) -> int:
+        """What all blocks take where they are kept."""
+        return len(self.side.rows) * self.words * 4 if self.keeps_all else 0
 
     def known(self) -> tuple[np.ndarray, np.ndarray]:
         """Norms of the packed rows and residuals, in float64."""
@@ -186,6 +196,9 @@ class PackedSide:
         if self.keeps_all:
             self.kept[first] = panels, halves
         return panels, halves
+
+
+Sides = tuple[PackedSide, PackedSide]
 
 
 @dataclass(frozen=True)
@@ -239,30 +252,70 @@ class Search:
     memory: int | None
     function: str
 
-    def traversal(self, rows: int, columns: int, words: int, *, symmetric: bool) -> blocks.Traversal:
+    def traversal(
+        self, rows: int, columns: int, *, symmetric: bool, kept: Iterable[PackedSide], of_a_row: int = 0
+    ) -> blocks.Traversal:
+        """Within what ``kept`` sides leave of the memory; every row of a block i takes so many bytes more."""
+        sides = list(kept)
         return blocks.traversal(
-            rows, columns, [words], symmetric=symmetric, block_rows=self.block_rows, memory=self.memory,
-            function=self.function,
+            rows, columns, [sides[-1].words], symmetric=symmetric, block_rows=self.block_rows, memory=self.memory,
+            function=self.function, beside=bytes_kept(sides), of_a_row=of_a_row,
         )  # fmt: skip
+
+    @property
+    def row_bytes(self) -> int:
+        """Of a row of x as it is."""
+        x = self.left.rows
+        return int(x.depth * x.values.itemsize)
+
+    @property
+    def least_bytes(self) -> int:
+        """The smallest memory that the traversals take."""
+        return blocks.least_bytes([self.left.rows.depth], self.row_bytes)
+
+    @property
+    def room(self) -> int | None:
+        """For a side that is kept packed: sides take no more than half of what the traversals can do without."""
+        if self.memory is None:
+            return None
+        return max(self.memory - self.least_bytes, 0) // (2 if self.symmetric else 4)
 
     @property
     def slack(self) -> float:
         """Unit rows are found in float64: they are that far from the exact ones."""
         return 2.0**-50 if self.metric == "cosine" else 0.0
 
-    def packed(self, filter: str) -> tuple[PackedSide, PackedSide]:
+    def packed(self, filter: str) -> Sides:
+        """Both sides for the filter that is asked for."""
+        return self.sides(filter)
+
+    def sides(self, filter: str) -> Sides:
         """Both sides for a filter; the same object twice where they are the same rows."""
         left = self.side(self.left, filter)
         return left, left if self.symmetric else self.side(self.right, filter)
 
+    def finer(self, packed: Sides) -> Sides:
+        """Both sides for the filter of whatever bfloat16 leaves open, in the place of those that were packed."""
+        return self.in_float32(packed)
+
+    def in_float32(self, packed: Sides) -> Sides:
+        """Both sides in float32, in the place of those that were packed."""
+        for side in packed:
+            side.forget()  # two filters at once would be over the budget
+        return self.sides("float32")
+
+    def promoted(self, found: Found, still_open: Open, packed: Sides) -> Open:
+        """Decides rows that are open by another filter before float32 settles them, in place; what is open then."""
+        return still_open
+
     def side(self, side: Side, filter: str) -> PackedSide:
-        return PackedSide(side, filter, self.slack, self.memory)
+        return PackedSide(side, filter, self.slack, self.room)
 
     @property
     def multiplies_bfloat16(self) -> bool:
         return has_bfloat16()
 
-    def try_out(self, packed: tuple[PackedSide, PackedSide], margin: int) -> tuple[float, int]:
+    def try_out(self, packed: Sides, margin: int) -> tuple[float, int]:
         """The share of some evenly spaced rows that a filter leaves open, and the margin it takes."""
         picked = np.asarray(evenly_spaced(len(self.left.rows), PILOT))
         few = self.side(self.left.at(picked), packed[0].filter)
@@ -277,7 +330,7 @@ class Search:
         best = min(shares, key=lambda wider: shares[wider])
         return shares[best], best
 
-    def run(self, packed: tuple[PackedSide, PackedSide], margin: int, steps: Steps) -> tuple[Found, Open]:
+    def run(self, packed: Sides, margin: int, steps: Steps) -> tuple[Found, Open]:
         """The search of all rows by a filter, and what it leaves open."""
         n = len(self.left.rows)
         own = np.arange(n) if self.symmetric else np.full(n, -1)
@@ -291,7 +344,7 @@ class Search:
         keys = np.empty((n, 2 * kept + 16), np.uint64)
         counts = np.zeros(n, np.int32)
         thresholds = np.full(n, -np.finfo(np.float32).max, np.float32)
-        plan = self.traversal(n, m, left.words, symmetric=self.symmetric)
+        plan = self.traversal(n, m, symmetric=self.symmetric, kept=(left, right))
         tiles = "inner_product" if self.metric == "inner_product" else "euclidean"
         for i, j, span in blocks.packed_pairs(steps.over(plan), left.block, None if self.symmetric else right.block):
             _core.nearest(
@@ -318,21 +371,23 @@ class Search:
         found = Found(indices, scores, left.filter, 0)
         return found, Open(np.concatenate(open_rows), np.concatenate(open_scores), reach)
 
-    def float32_base(self, still_open: Open, packed: tuple[PackedSide, PackedSide]) -> tuple[PackedSide, Reach]:
+    def float32_base(self, still_open: Open, packed: Sides) -> tuple[PackedSide, Reach]:
         """The base packed as float32, and what is known of it then."""
         if packed[1].filter == "float32":
             return packed[1], still_open.reach
-        base = self.packed("float32")[1]
-        packed[0].kept.clear()  # two filters at once would be over the budget
-        packed[1].kept.clear()
-        return base, still_open.reach.in_float32()
+        return self.in_float32(packed)[1], still_open.reach.in_float32()
 
-    def settle(self, found: Found, still_open: Open, packed: tuple[PackedSide, PackedSide]) -> None:
+    def plan_for(self, still_open: Open, base: PackedSide) -> blocks.Traversal:
+        """Of open rows, some of which are copied at a time, and a base."""
+        n, m = len(still_open.rows), len(base.side.rows)
+        return self.traversal(n, m, symmetric=False, kept=[base], of_a_row=self.row_bytes)
+
+    def settle(self, found: Found, still_open: Open, packed: Sides) -> None:
         """Decides the rows that are open, in place."""
         if not len(still_open.rows):
             return
         base, reach = self.float32_base(still_open, packed)
-        plan = self.traversal(len(still_open.rows), len(base.side.rows), base.words, symmetric=False)
+        plan = self.plan_for(still_open, base)
         for start in plan.starts_i:
             part = slice(start, start + plan.block_rows)
             rows = still_open.rows[part]
@@ -364,6 +419,11 @@ class Search:
             left.filter, left.halves[part], left.residuals[part], self.unit, reach.ratio, reach.floor, reach.longest,
             reach.coarsest, reach.heavy, kept,
         )  # fmt: skip
+
+
+def bytes_kept(sides: Iterable[PackedSide]) -> int:
+    """Of different sides."""
+    return sum({id(side): side.bytes_kept for side in sides}.values())
 
 
 def _round_scores(exact: np.ndarray, scores: np.ndarray, at: slice | np.ndarray) -> None:

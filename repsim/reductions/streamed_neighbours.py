@@ -41,9 +41,6 @@ class _AmongPicked(DeviceSearch):
 class StreamedSearch(DeviceSearch):
     """A search whose candidates and lists lie on a GPU, and its rows, or those of the base, with the host."""
 
-    def _fused(self, left: PackedSide, right: PackedSide, kept: int) -> None:
-        """The fused kernel takes all rows at once."""
-
     def base_source(self) -> tuple[int, str, int, int, int]:
         base = self.right.rows
         if isinstance(base, StreamedRows):

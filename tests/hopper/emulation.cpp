@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "bounds.h"
 #include "cuda/hopper.h"
 #include "cuda/hopper_epilogues.h"
 #include "cuda/hopper_schedule.h"
@@ -156,9 +157,9 @@ void sums(const Schedule& s, int workers, const float* const* products, const fl
   for_tiles(s, kColumns, workers, [&](int row, int column) {
     for (int p = 0; p < 2; ++p) {
       for (int r = 0; r < kGroupRows; ++r)
-        shared->half_i[p][r] = (row + r < s.rows ? half_i[p][row + r] : 0.0f) * forms[p].scale;
+        shared->half_i[p][r] = (row + r < s.rows ? half_i[p][row + r] : 0.0f) * forms[p].half_scale();
       for (int c = 0; c < kColumns; ++c)
-        shared->half_j[p][c] = (column + c < s.columns ? half_j[p][column + c] : 0.0f) * forms[p].scale;
+        shared->half_j[p][c] = (column + c < s.columns ? half_j[p][column + c] : 0.0f) * forms[p].half_scale();
     }
     int64_t limbs[4][3][2] = {};
     group.fibers.run([&](int thread) {
@@ -390,10 +391,14 @@ void fold_lanes(const float* values, float* sums, int32_t* which) {
 }
 
 void kernel_sums(const int* schedule, int tile_columns, int workers, const float* const* products,
-                 const float* const* half_i, const float* const* half_j, const int* rbf, const float* scales,
-                 const float* shifts, int64_t first_i, int64_t first_j, int64_t n, int row_bits, int64_t* row_sums,
-                 int64_t* totals) {
-  const KernelForm forms[2] = {{rbf[0] != 0, scales[0], shifts[0]}, {rbf[1] != 0, scales[1], shifts[1]}};
+                 const float* const* half_i, const float* const* half_j, const int* kernels, const float* gains,
+                 const float* shifts, const float* coefficients /* [2, kMostDegree + 1] */, int64_t first_i,
+                 int64_t first_j, int64_t n, int row_bits, int64_t* row_sums, int64_t* totals) {
+  const auto form = [&](int p) {
+    const float* own = coefficients + p * (kMostDegree + 1);
+    return kernel_form(static_cast<Kernel>(kernels[p]), gains[p], shifts[p], own, kMostDegree);
+  };
+  const KernelForm forms[2] = {form(0), form(1)};
   (tile_columns == 192 ? sums<192> : sums<128>)(schedule_of(schedule), workers, products, half_i, half_j, forms,
                                                 first_i, first_j, n, row_bits, row_sums, totals);
 }
@@ -444,6 +449,9 @@ void split_products(int precision, int64_t count, const float* x, const float* y
     rests[m] = rest[0];
   }
 }
+
+// What bounds.h says of the sums of a filter.
+double roundings(int filter, int64_t depth) { return roundings_in_any_order(static_cast<Filter>(filter), depth); }
 
 const char* ring(int cluster_rows, int cluster_columns, int stages, int steps, uint64_t seed) {
   if (cluster_rows == 1 && cluster_columns == 1) return ring_fault<1, 1>(stages, steps, seed);
