@@ -39,13 +39,11 @@ class History {
   explicit History(size_t bytes, int warps)
       : warps_(warps), words_(bytes / kWord + 1), reads_((bytes / kWord + 1) * warps) {}
 
-  // Empty, or what is wrong.
+  // Empty, or what is done though no barrier is between.
   std::string read(uint64_t at, int bytes, const Agent& who, int own_warp, bool under_way) {
     for (uint64_t w = at / kWord; w <= (at + bytes - 1) / kWord; ++w) {
       Word& word = words_[w];
-      if (word.written && !(word.writer == who.warp ? ordered_inside(word.writer_lane, word.write_epoch, who)
-                                                    : word.write_clock <= who.clocks->of[word.writer]))
-        return "reads what " + who.other(word.writer) + " writes";
+      if (unseen_write(word, who)) return "reads what " + who.other(word.writer) + " writes";
       reads_[w * warps_ + own_warp] = under_way ? kNotYet : who.clocks->of[who.warp];
       const bool others =
           word.read && word.reader == who.warp && word.read_epoch == who.lane_epoch && word.reader_lane != who.lane;
@@ -60,16 +58,13 @@ class History {
   std::string write(uint64_t at, int bytes, const Agent& who, int first_warp) {
     for (uint64_t w = at / kWord; w <= (at + bytes - 1) / kWord; ++w) {
       Word& word = words_[w];
-      if (word.written && !(word.writer == who.warp ? ordered_inside(word.writer_lane, word.write_epoch, who)
-                                                    : word.write_clock <= who.clocks->of[word.writer]))
-        return "writes what " + who.other(word.writer) + " writes";
+      if (unseen_write(word, who)) return "writes what " + who.other(word.writer) + " writes";
       for (int r = 0; r < warps_; ++r) {
         const uint32_t read = reads_[w * warps_ + r];
         const bool same = first_warp + r == who.warp;
         if (same && read == kNotYet) return "writes what its own products still read";
         if (!same && read > who.clocks->of[first_warp + r])
-          return "writes what warp " + std::to_string(first_warp + r) +
-                 " of the cluster reads, with no barrier between";
+          return "writes what " + who.other(first_warp + r) + " reads";
       }
       if (word.read && word.reader == who.warp && !ordered_inside(word.reader_lane, word.read_epoch, who))
         return "writes what " + who.other(who.warp) + " reads";
@@ -88,6 +83,11 @@ class History {
     int8_t writer = 0, writer_lane = 0, reader = 0, reader_lane = 0;
     uint32_t write_clock = 0, write_epoch = 0, read_epoch = 0;
   };
+
+  static bool unseen_write(const Word& word, const Agent& who) {
+    return word.written && !(word.writer == who.warp ? ordered_inside(word.writer_lane, word.write_epoch, who)
+                                                     : word.write_clock <= who.clocks->of[word.writer]);
+  }
 
   // Of one warp: the same lane, or the lanes have met.
   static bool ordered_inside(int lane, uint32_t epoch, const Agent& who) {

@@ -27,10 +27,7 @@ Cluster::Cluster(const Launch& launch, unsigned first_block)
 
 void Cluster::run() {
   constexpr int64_t kInVain = 20000, kLoop = 64;  // turns; instructions of a loop that waits, at most
-  const auto going_on = [&] {
-    return std::count_if(warps_.begin(), warps_.end(), [](const Warp& w) { return !w.ended(); });
-  };
-  while (going_on() > 0) {
+  while (std::any_of(warps_.begin(), warps_.end(), [](const Warp& warp) { return !warp.ended(); })) {
     if (!copies_.empty() && random_() % 8 == 0) {
       const size_t which = random_() % copies_.size();
       const Copy copy = copies_[which];
@@ -62,7 +59,7 @@ void Cluster::hang() const {
 
 // ---------------------------------------------------------------------------------------------------------- barriers
 
-void Cluster::expect(uint64_t address, int from_block, uint32_t count) {
+void Cluster::initialise(uint64_t address, int from_block, uint32_t count) {
   if (address >> 24) throw std::runtime_error("[ptx] a barrier of another block is initialised");
   if (address % 8) throw std::runtime_error("[ptx] a barrier is not aligned to 8 bytes");
   block(from_block).barriers[static_cast<uint32_t>(address)] = {count, count};
@@ -118,7 +115,6 @@ void Cluster::arrive_cluster(Warp& warp) {
   if (arrived_[warp.number()])
     throw std::runtime_error("[ptx] " + launch_.kernel->name + ": a warp arrives twice at a barrier of the cluster");
   arrived_[warp.number()] = true;
-  ++cluster_arrivals_;
   cluster_arriving_.join(warp.clocks);
   warp.tick();
   progress();
@@ -131,12 +127,15 @@ void Cluster::hold_cluster(Warp& warp) {
 }
 
 void Cluster::meet_cluster() {
-  size_t left = 0;
-  for (const Warp& warp : warps_) left += warp.ended() && !arrived_[warp.number()];
-  if (cluster_waits_.empty() || cluster_arrivals_ + left < warps_.size()) return;
+  size_t left = 0, arrived = 0;
+  for (const Warp& warp : warps_)
+    if (arrived_[warp.number()])
+      ++arrived;
+    else
+      left += warp.ended();
+  if (cluster_waits_.empty() || arrived + left < warps_.size()) return;
   // Every warp that arrived waits before it arrives again, so all of them are here or on their way.
   if (cluster_waits_.size() + left < warps_.size()) return;
-  cluster_arrivals_ = 0;
   arrived_.assign(warps_.size(), false);
   cluster_passed_.join(cluster_arriving_);
   for (Warp* warp : std::exchange(cluster_waits_, {})) {

@@ -167,7 +167,7 @@ class Cluster {
   // The barrier object at an address of shared memory, as a block sees it.
   TransactionBarrier& barrier(uint64_t address, int from_block);
   void arrive(TransactionBarrier& barrier, uint32_t arrivals, int64_t bytes, const Clocks& clocks);
-  void expect(uint64_t address, int from_block, uint32_t count);
+  void initialise(uint64_t address, int from_block, uint32_t count);
 
   void hold(Warp& warp, int barrier, int threads);
   void hold_cluster(Warp& warp);
@@ -202,7 +202,6 @@ class Cluster {
   std::deque<Warp> warps_;
   std::map<std::pair<int, int>, Meeting> meetings_;  // by block and barrier
   std::vector<Copy> copies_;
-  size_t cluster_arrivals_ = 0;
   std::vector<Warp*> cluster_waits_;
   Clocks cluster_arriving_{}, cluster_passed_{};
   std::vector<bool> arrived_;

@@ -28,8 +28,6 @@ std::string without_comments(std::string text) {
   return text;
 }
 
-// The statements of a text from `at`, up to the brace that closes what is open there.
-
 }  // namespace
 
 std::optional<Statement> Statements::next() {

@@ -235,7 +235,7 @@ void Warp::leave(size_t g, uint32_t lanes) {
     move(g, groups_[g].pc + 1);
   for (Group& group : groups_) group.waits = false;
   if (!groups_.empty()) return;
-  if (!under_way_.empty() && std::any_of(under_way_.begin(), under_way_.end(), [](auto& r) { return !r.empty(); }))
+  if (std::any_of(under_way_.begin(), under_way_.end(), [](auto& r) { return !r.empty(); }))
     throw std::runtime_error("[ptx] " + kernel_.name + ": a warp leaves with products under way");
   cluster_.left(*this);
 }
@@ -330,7 +330,7 @@ void Warp::memory(const Instruction& i, uint32_t lanes) {
         break;
       }
       case Op::barrier_init:
-        cluster_.expect(value(i, 0, l) + i.offset, block_, static_cast<uint32_t>(value(i, 1, l)));
+        cluster_.initialise(value(i, 0, l) + i.offset, block_, static_cast<uint32_t>(value(i, 1, l)));
         break;
       case Op::barrier_arrive:
       case Op::barrier_expect: {
