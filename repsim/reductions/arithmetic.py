@@ -14,14 +14,16 @@ def exponential(values: Any) -> Any:
     return np.exp(values, out=values) if isinstance(values, np.ndarray) else values.exp_()
 
 
+def largest(rows: Any) -> Any:
+    """The largest |number| of every row [..., d], as [..., 1]."""
+    return np.abs(rows).max(axis=-1, keepdims=True) if isinstance(rows, np.ndarray) else rows.abs().amax(-1, True)
+
+
 def lengths(rows: Any) -> np.ndarray:
     """|row| of rows [..., d], on the host; of zeros NaN. No square leaves float64."""
-    if isinstance(rows, np.ndarray):
-        largest = np.abs(rows).max(axis=-1)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.asarray(largest * np.sqrt(((rows / largest[..., None]) ** 2).sum(axis=-1)))
-    largest = rows.abs().amax(dim=-1)
-    return on_host(largest * ((rows / largest[..., None]) ** 2).sum(dim=-1).sqrt())
+    most = largest(rows)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return on_host((most * ((rows / most) ** 2).sum(axis=-1, keepdims=True) ** 0.5)[..., 0])
 
 
 def upper_factor(matrix: Any) -> np.ndarray:

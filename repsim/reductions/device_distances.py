@@ -43,15 +43,6 @@ def distances(a: torch.Tensor, b: torch.Tensor, rooted: bool) -> torch.Tensor:
     return found.sqrt_() if rooted else found
 
 
-def directions(rows: torch.Tensor, centred: bool, constant: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """As :func:`repsim.reductions.directions`; ``constant``: the length up to which rounding may have made one."""
-    rows = rows / rows.abs().amax(dim=1, keepdim=True)
-    for _ in range(2 if centred else 0):
-        rows = rows - rows.mean(dim=1, keepdim=True)
-    lengths = (rows * rows).sum(dim=1, keepdim=True).sqrt()
-    return rows / lengths, (lengths[:, 0] > constant) & lengths[:, 0].isfinite()
-
-
 def distance_pages(points: Points, span: Span, seen: torch.Tensor, threads: int) -> None:
     for keys in _keys(points, span):
         seen[keys >> PAGE] = 1

@@ -18,6 +18,7 @@ import numpy as np
 from .. import _core, blocks
 from ..arrays import DeviceRows, Rows, found_once
 from . import device, device_distances
+from .arithmetic import largest
 from .axes import INVERTIBLE, principal_axes
 from .centre import a_few, column_medians, column_sums, evenly_spaced, squared_norms
 from .distances import blas
@@ -159,15 +160,13 @@ def directions(rows: Any, *, centred: bool = False) -> tuple[Any, np.ndarray]:
 
     Also which of them [n] have a length that rounding did not make; the others hold NaN.
     """
-    if not isinstance(rows, np.ndarray):
-        found, fine = device_distances.directions(rows, centred, CONSTANT)
-        return found, device.on_host(fine)
     with np.errstate(invalid="ignore", divide="ignore"):
-        rows = rows / np.abs(rows).max(axis=1, keepdims=True)  # squares of any row are then numbers
+        rows = rows / largest(rows)  # squares of any row are then numbers
         for _ in range(2 if centred else 0):  # the second mean is that of the rounding of the first
             rows = rows - rows.mean(axis=1, keepdims=True)
-        lengths = np.sqrt((rows * rows).sum(axis=1, keepdims=True))
-        return rows / lengths, (lengths[:, 0] > CONSTANT) & np.isfinite(lengths[:, 0])
+        lengths = (rows * rows).sum(axis=1, keepdims=True) ** 0.5
+        fine = (lengths[:, 0] > CONSTANT) & (lengths[:, 0] < np.inf)
+        return rows / lengths, device.on_host(fine)
 
 
 def _require_directions(rows: Rows, kind: str, function: str) -> None:
